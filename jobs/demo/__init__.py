@@ -1,0 +1,1 @@
+"""The demonstration that needs no download: its text, its questions and its model."""
