@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
@@ -12,20 +13,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prune.model.blocks import (
-    BlockInputs,
-    Linear,
-    block_linears,
-    decoder_blocks,
-    record_block_inputs,
-)
+from prune.errors import relative_error
+from prune.gradients import gradient_norms
+from prune.model.blocks import Linear, decoder_blocks, prunable_linears
 from prune.pattern import Pattern, Target
 from prune.pruner import Pruned, Pruner
 from prune.recipe import Recipe
+from prune.refiner import PrunedBlock, Refiner
+from prune.report import LinearReport, PruneReport
 from prune.statistics import InputStatistics
-
-TOKENS_PER_BATCH = 4096
-"""Tokens that go through a block together; keeps the matrix products large and memory small."""
+from prune.stream import Seen, Stream
 
 
 @dataclass(frozen=True)
@@ -44,47 +41,6 @@ class PruningOptions:
     fused: Literal["split", "whole"] = "split"
 
 
-@dataclass
-class LinearReport:
-    """What became of one linear: exact counts, and what the pruner noted."""
-
-    block: int
-    linear: str
-    rows: int
-    columns: int
-    pruned: int
-    notes: dict[str, object] = field(default_factory=dict)
-
-
-@dataclass
-class PruneReport:
-    """What pruning did to a model.
-
-    Attributes:
-        linears: one entry a linear, in the order they were pruned.
-        block_errors: per block, ||dense - pruned||^2 / ||dense||^2 of its outputs on the same
-            inputs; empty where no data was used.
-        weights: all weights of the model. zeros: those that are zero.
-    """
-
-    linears: list[LinearReport] = field(default_factory=list)
-    block_errors: list[float] = field(default_factory=list)
-    weights: int = 0
-    zeros: int = 0
-
-    @property
-    def achieved_sparsity(self) -> float:
-        """Fraction of the prunable weights that was pruned."""
-        total = sum(x.rows * x.columns for x in self.linears)
-        return sum(x.pruned for x in self.linears) / total if total else 0.0
-
-    @property
-    def model_sparsity(self) -> float:
-        """Fraction of zeros among all weights of the model, embeddings included."""
-        return self.zeros / self.weights
-
-
-@torch.no_grad()
 def prune_model(
     model: PreTrainedModel,
     recipe: Recipe,
@@ -94,6 +50,7 @@ def prune_model(
     seed: int = 0,
     options: PruningOptions = PruningOptions(),
     progress: Callable[[int, int], None] = lambda block, blocks: None,
+    heldout_ids: Tensor | None = None,
 ) -> PruneReport:
     """Prune `model` in place.
 
@@ -106,116 +63,195 @@ def prune_model(
         seed: of random numbers a method draws itself.
         options: see `PruningOptions`.
         progress: called with (blocks done, blocks) before each block and at the end.
+        heldout_ids: windows on which errors are measured too, [any, seqlen]; no method sees them.
 
     Raises:
         ValueError: the model has weights that cannot be pruned, a width that M does not divide,
             or activations that are NaN or infinite; the message names block and linear.
     """
     report = PruneReport()
-    blocks = decoder_blocks(model)
-    if recipe.pruner is not None:
-        every = [block_linears(block, options.skip, options.fused) for block in blocks]
-        _check_widths(every, pattern)
-        stream = _Stream.start(model, blocks, input_ids) if recipe.needs_data else None
-        for index, (block, linears) in enumerate(zip(blocks, every, strict=True)):
-            progress(index, len(blocks))
-            target = Target(sparsity, pattern)
-            inputs = stream.observe(index, block, linears, recipe.pruner) if stream else {}
-            for linear in linears:
-                statistics = inputs.get(id(linear.module), InputStatistics())
-                statistics.generator = _generator(seed, index, linear.name)
-                report.linears.append(
-                    _prune_linear(index, linear, recipe.pruner, statistics, target)
-                )
-            if stream:
-                report.block_errors.append(stream.advance(index, block, options.propagate))
-        progress(len(blocks), len(blocks))
-    weights = list(model.parameters())
-    report.weights = sum(w.numel() for w in weights)
-    report.zeros = sum(int((w == 0).sum()) for w in weights)
+    with torch.no_grad(), full_precision():
+        if recipe.pruner is not None:
+            loop = _Loop.start(
+                model, recipe, Target(sparsity, pattern), input_ids, seed, options, heldout_ids
+            )
+            for index in range(len(loop.blocks)):
+                progress(index, len(loop.blocks))
+                loop.prune_block(index, recipe.pruner, report)
+            progress(len(loop.blocks), len(loop.blocks))
+        weights = list(model.parameters())
+        report.weights = sum(w.numel() for w in weights)
+        report.zeros = sum(int((w == 0).sum()) for w in weights)
     return report
 
 
-@dataclass
-class _Stream:
-    """The calibration activations on their way through the blocks."""
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Float32 products in float32, not TF32, as a mask must not depend on a GPU's shortcuts."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    # read under its new name: the old one fails where only the new one was set
+    before = products.fp32_precision, convolutions.allow_tf32
+    products.allow_tf32 = convolutions.allow_tf32 = False
+    try:
+        yield
+    finally:
+        products.allow_tf32 = before[0] == "tf32"
+        products.fp32_precision, convolutions.allow_tf32 = before
 
-    inputs: BlockInputs
-    hidden: Tensor
-    dense: Tensor
+
+@dataclass
+class _Loop:
+    """What the blocks of one model are pruned with."""
+
+    blocks: nn.ModuleList
+    linears: list[list[Linear]]
+    refiner: Refiner | None
+    targets: list[Target]
+    seed: int
+    options: PruningOptions
+    calibration: Stream | None
+    heldout: Stream | None
+    gradients: list[dict[int, Tensor]] | None
 
     @classmethod
-    def start(cls, model: PreTrainedModel, blocks: nn.ModuleList, ids: Tensor | None) -> _Stream:
-        if ids is None:
-            raise ValueError("this recipe needs calibration data, and none was given")
-        batch = max(1, TOKENS_PER_BATCH // ids.shape[1])
-        inputs = record_block_inputs(model, blocks, ids, batch)
-        return cls(inputs, inputs.hidden, torch.empty_like(inputs.hidden))
+    def start(
+        cls,
+        model: PreTrainedModel,
+        recipe: Recipe,
+        target: Target,
+        ids: Tensor | None,
+        seed: int,
+        options: PruningOptions,
+        heldout_ids: Tensor | None,
+    ) -> _Loop:
+        """Check everything, then gather what is needed of the dense model as a whole."""
+        recipe.check(target)
+        blocks = decoder_blocks(model)
+        linears = prunable_linears(blocks, options.skip, options.fused)
+        _check_widths(linears, target.pattern)
+        calibration = gradients = None
+        if recipe.needs_data:
+            if ids is None:
+                raise ValueError("this recipe needs calibration data, and none was given")
+            if recipe.pruner is not None and "gradient" in recipe.pruner.needs:
+                gradients = gradient_norms(model, blocks, linears, ids)
+            also = recipe.refiner.batch_lengths(len(ids)) if recipe.refiner else ()
+            calibration = Stream.start(model, blocks, ids, also)
+        heldout = None if heldout_ids is None else Stream.start(model, blocks, heldout_ids)
+        targets = _targets(recipe, target, blocks, linears, calibration)
+        return cls(
+            blocks, linears, recipe.refiner, targets, seed, options, calibration, heldout, gradients
+        )
 
-    def observe(
-        self, index: int, block: nn.Module, linears: Iterable[Linear], pruner: Pruner
-    ) -> dict[int, InputStatistics]:
-        """Run the dense block; statistics by id of the module whose input they describe.
+    def prune_block(self, index: int, pruner: Pruner, report: PruneReport) -> None:
+        """Prune one block, refine it, measure what that changed, and move on."""
+        block, linears = self.blocks[index], self.linears[index]
+        seen, aside = self._observe(index, pruner.needs)
+        dense = [linear.weight.clone() for linear in linears]
+        results = [
+            self._prune_linear(index, linear, pruner, seen.get(id(linear.module)))
+            for linear in linears
+        ]
+        if self.refiner is not None and self.calibration is not None:
+            masks = [result.mask for result in results]
+            report.refinements.append(
+                self._refine(index, self.refiner, self.calibration, masks, dense)
+            )
+        report.block_sparsities.append(float(self.targets[index].sparsity))
+        for linear, before, result in zip(linears, dense, results, strict=True):
+            entry = LinearReport(
+                index, linear.name, *before.shape, int(result.mask.sum()), result.notes
+            )
+            entry.error = _error(linear, before, seen)
+            entry.heldout_error = _error(linear, before, aside)
+            report.linears.append(entry)
+        for stream, errors in (
+            (self.calibration, report.block_errors),
+            (self.heldout, report.block_heldout_errors),
+        ):
+            if stream is not None:
+                errors.append(stream.advance(index, block, self.options.propagate))
 
-        Linears that read the same tensor (query, key and value, say) share one entry.
-        """
-        found: dict[int, InputStatistics] = {}
-        current: dict[int, InputStatistics] = {}  # by input tensor, within one call of the block
+    def _observe(
+        self, index: int, wanted: frozenset[str]
+    ) -> tuple[dict[int, Seen], dict[int, Seen]]:
+        """Run the dense block on the calibration set and on the held-out windows."""
+        block, linears = self.blocks[index], self.linears[index]
+        seen: dict[int, Seen] = {}
+        aside: dict[int, Seen] = {}
+        if self.calibration is not None:
+            seen = self.calibration.observe(index, block, linears, wanted, errors=True)
+        if self.heldout is not None:
+            aside = self.heldout.observe(index, block, linears, errors=True)
+        return seen, aside
 
-        def observe(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            shared = current.get(id(args[0]))
-            if shared is None:
-                shared = found.get(id(module)) or InputStatistics(pruner.needs)
-                try:
-                    shared.update(args[0])
-                except ValueError as error:
-                    name = next(x.name for x in linears if x.module is module)
-                    raise ValueError(f"block {index}, linear {name}: {error}") from None
-                current[id(args[0])] = shared
-                keep.append(args[0])
-            found[id(module)] = shared
-
-        modules = {id(x.module): x.module for x in linears}
-        hooks = [m.register_forward_pre_hook(observe) for m in modules.values()]
-        keep: list[Tensor] = []  # a freed tensor's id may come again
+    def _prune_linear(
+        self, index: int, linear: Linear, pruner: Pruner, seen: Seen | None
+    ) -> Pruned:
+        """Prune one linear in place."""
+        inputs = seen.statistics if seen else InputStatistics()
+        inputs.generator = _generator(self.seed, index, linear.name)
+        if self.gradients is not None:
+            inputs.gradient = linear.part(self.gradients[index][id(linear.module)])
         try:
-            for part, output in self.inputs.run(index, block, self.hidden):
-                self.dense[part] = output
-                current.clear()
-                keep.clear()
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return found
+            result = pruner.prune(linear.weight, inputs, self.targets[index])
+        except ValueError as error:
+            raise ValueError(f"block {index}, linear {linear.name}: {error}") from error
+        linear.weight.copy_(result.weight)
+        return result
 
-    def advance(self, index: int, block: nn.Module, propagate: str) -> float:
-        """Run the pruned block, move on to the next; returns the relative error of its output."""
-        wrong = right = 0.0
-        outputs = torch.empty_like(self.hidden)
-        for part, output in self.inputs.run(index, block, self.hidden):
-            dense = self.dense[part].double()
-            wrong += float((output.double() - dense).square().sum())
-            right += float(dense.square().sum())
-            outputs[part] = output
-        if propagate == "pruned":
-            self.hidden = outputs
-        else:
-            self.hidden, self.dense = self.dense, outputs
-        return wrong / right if right else 0.0
+    def _refine(
+        self,
+        index: int,
+        refiner: Refiner,
+        stream: Stream,
+        masks: Sequence[Tensor],
+        dense: Sequence[Tensor],
+    ) -> dict[str, float]:
+        """Tune the survivors of a pruned block in place."""
+        return refiner.refine(
+            PrunedBlock(
+                module=self.blocks[index],
+                index=index,
+                linears=self.linears[index],
+                masks=masks,
+                dense=dense,
+                calls=stream.inputs,
+                inputs=stream.hidden,
+                outputs=stream.dense,
+                generator=_generator(self.seed, index, "refine"),
+            )
+        )
 
 
-def _prune_linear(
-    block: int, linear: Linear, pruner: Pruner, inputs: InputStatistics, target: Target
-) -> LinearReport:
-    """Prune one linear in place."""
-    weight = linear.weight
-    try:
-        result: Pruned = pruner.prune(weight, inputs, target)
-    except ValueError as error:
-        raise ValueError(f"block {block}, linear {linear.name}: {error}") from error
-    weight.copy_(result.weight)
-    rows, columns = weight.shape
-    return LinearReport(block, linear.name, rows, columns, int(result.mask.sum()), result.notes)
+def _targets(
+    recipe: Recipe,
+    target: Target,
+    blocks: nn.ModuleList,
+    linears: Sequence[Sequence[Linear]],
+    calibration: Stream | None,
+) -> list[Target]:
+    """What each block must lose: the same, or what the allocation finds on the dense model."""
+    if recipe.allocation is None or calibration is None:
+        return [target] * len(blocks)
+    stream = calibration.fork()
+    measures = []
+    for index, block in enumerate(blocks):
+        seen = stream.observe(index, block, linears[index], recipe.allocation.needs)
+        measures.append(
+            recipe.allocation.measure(
+                [(x.weight, seen[id(x.module)].statistics) for x in linears[index]]
+            )
+        )
+        stream.skip()
+    sparsities = recipe.allocation.allocate(measures, target)
+    return [Target(sparsity, target.pattern) for sparsity in sparsities]
+
+
+def _error(linear: Linear, dense: Tensor, seen: Mapping[int, Seen]) -> float | None:
+    """Relative error of a linear on what was seen of its inputs; None where nothing was."""
+    found = seen.get(id(linear.module))
+    return relative_error(dense, linear.weight, found.full_gram) if found else None
 
 
 def _check_widths(blocks: Sequence[Sequence[Linear]], pattern: Pattern) -> None:
@@ -235,7 +271,7 @@ def _check_widths(blocks: Sequence[Sequence[Linear]], pattern: Pattern) -> None:
         )
 
 
-def _generator(seed: int, block: int, linear: str) -> torch.Generator:
-    """Random numbers of one linear, whatever was drawn before it."""
-    digest = hashlib.sha256(f"{seed}\0{block}\0{linear}".encode()).digest()
+def _generator(seed: int, block: int, what: str) -> torch.Generator:
+    """Random numbers of one linear or of a block's refiner, whatever was drawn before it."""
+    digest = hashlib.sha256(f"{seed}\0{block}\0{what}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)

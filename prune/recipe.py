@@ -15,16 +15,22 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from prune.allocation import Allocation
 from prune.pattern import Target
 from prune.pruner import Pruner
+from prune.refiner import Refiner
 
 PRUNERS = {
+    "dsnot": "prune.dsnot:DSnoT",
     "magnitude": "prune.magnitude:Magnitude",
+    "pruner-zero": "prune.pruner_zero:PrunerZero",
     "random": "prune.random_mask:Random",
+    "ria": "prune.ria:RIA",
+    "sparsegpt": "prune.sparsegpt:SparseGPT",
     "wanda": "prune.wanda:Wanda",
 }
-ALLOCATIONS: dict[str, str] = {}
-REFINERS: dict[str, str] = {}
+ALLOCATIONS = {"owl": "prune.owl:Owl"}
+REFINERS = {"reconstruct": "prune.reconstruct:Reconstruct"}
 
 DENSE = "dense"
 
@@ -42,8 +48,8 @@ class Recipe:
 
     name: str
     pruner: Pruner | None = None
-    allocation: Any = None
-    refiner: Any = None
+    allocation: Allocation | None = None
+    refiner: Refiner | None = None
 
     @property
     def parts(self) -> list[Any]:
@@ -75,10 +81,13 @@ class Recipe:
             part.check(target)
 
     def canonical(self) -> dict[str, Any]:
-        """Every option of every part, as plain JSON data; equal recipes give equal data."""
-        named = {"allocation": self.allocation, "pruner": self.pruner, "refine": self.refiner}
-        return {"name": self.name} | {
-            role: _options(part) for role, part in named.items() if part is not None
+        """Every option of every part as plain data, in the form that `parse` reads."""
+        options = _fields(self.pruner) if self.pruner else {}
+        extras = {"allocation": self.allocation, "refine": self.refiner}
+        return {"name": self.name, **options} | {
+            role: {"name": _name(part), **_fields(part)}
+            for role, part in extras.items()
+            if part is not None
         }
 
     def __str__(self) -> str:
@@ -167,10 +176,6 @@ def _name(part: Any) -> str:
     target = f"{type(part).__module__}:{type(part).__qualname__}"
     tables = {**PRUNERS, **ALLOCATIONS, **REFINERS}
     return next(name for name, value in tables.items() if value == target)
-
-
-def _options(part: Any) -> dict[str, Any]:
-    return {"name": _name(part), **_fields(part)}
 
 
 def _spell(part: Any) -> str:

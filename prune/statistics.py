@@ -22,6 +22,7 @@ class InputStatistics:
         wanted: which of `STATISTICS` to keep; "norm" is the diagonal of "gram".
         tokens: tokens seen. sequences: windows seen.
         square_sum: sum of x_j^2, [C]. value_sum: sum of x_j, [C]. gram_sum: sum of x x^T, [C, C].
+        between_sum: sum over windows of (sum of x_j over the window)^2 / tokens of the window, [C].
         gradient: root of the summed squared gradients of the weight, [rows, C], where a pruner
             asked for "gradient".
         generator: the linear's own source of random numbers, on the CPU.
@@ -33,6 +34,7 @@ class InputStatistics:
     square_sum: Tensor | None = None
     value_sum: Tensor | None = None
     gram_sum: Tensor | None = None
+    between_sum: Tensor | None = None
     gradient: Tensor | None = None
     generator: torch.Generator = field(default_factory=torch.Generator)
 
@@ -42,7 +44,8 @@ class InputStatistics:
         Raises:
             ValueError: the batch holds NaN or infinite values.
         """
-        self.sequences += x.shape[0] if x.dim() > 2 else 1
+        windows = x.shape[0] if x.dim() > 2 else 1
+        self.sequences += windows
         x = x.detach().reshape(-1, x.shape[-1]).float()
         self.tokens += x.shape[0]
         if {"norm", "moments"} & self.wanted:
@@ -50,7 +53,10 @@ class InputStatistics:
             if not bool(self.square_sum.isfinite().all()):
                 raise ValueError("the inputs hold NaN or infinite values")
         if "moments" in self.wanted:
-            self.value_sum = _add(self.value_sum, x.sum(0, dtype=torch.float64))
+            sums = x.reshape(windows, -1, x.shape[-1]).sum(1, dtype=torch.float64)
+            self.value_sum = _add(self.value_sum, sums.sum(0))
+            between = sums.square().sum(0) * (windows / x.shape[0])
+            self.between_sum = _add(self.between_sum, between)
         if "gram" in self.wanted:
             self.gram_sum = _add(self.gram_sum, (x.T @ x).double())
             if not bool(self.gram_sum.isfinite().all()):
@@ -76,6 +82,20 @@ class InputStatistics:
     def variance(self) -> Tensor:
         """Var[x_j] over all tokens (population), float64 [C]."""
         return (self.norm.square() / self.tokens - self.mean.square()).clamp_min(0)
+
+    @cached_property
+    def window_sum(self) -> Tensor:
+        """Sum of x_j over a window, averaged over windows, float64 [C]."""
+        if self.value_sum is None:
+            raise ValueError("the statistic 'moments' was not gathered")
+        return self.value_sum / self.sequences
+
+    @cached_property
+    def within_variance(self) -> Tensor:
+        """Var[x_j] within a window, averaged over windows by their tokens, float64 [C]."""
+        if self.between_sum is None:
+            raise ValueError("the statistic 'moments' was not gathered")
+        return ((self.norm.square() - self.between_sum) / self.tokens).clamp_min(0)
 
 
 def _add(total: Tensor | None, part: Tensor) -> Tensor:

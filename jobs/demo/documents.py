@@ -14,6 +14,8 @@ from pathlib import Path
 
 PYTHON = "python"  # the source that stands for the standard library
 SHORTEST, LONGEST = 300, 6000  # characters of a document
+# Where a longer text is cut. Licences are few, so short pieces let each be a window of its own.
+CUT = {"docstring": LONGEST, "manual": 3000, "licence": 1000, "code": 3000}
 
 _SKIPPED = re.compile(  # tests, vendored copies and other people's languages
     r"(^|/)(tests?|testing|idlelib|lib2to3|ensurepip|_vendor|site-packages|dist-packages|"
@@ -21,7 +23,7 @@ _SKIPPED = re.compile(  # tests, vendored copies and other people's languages
 )
 _LICENCE = re.compile(r"(^|[/.\-_])(licen[cs]es?|copying|notices?)([.\-_][^/]*)?$", re.IGNORECASE)
 _CODE_SUFFIX = re.compile(r"\.(py|pyi|c|cc|cpp|cu|cuh|html|json|toml|yaml|js|css)$")
-_STRING = re.compile(r"([A-Za-z]{0,2})(\"\"\"|''')(.*?)\2", re.DOTALL)
+_STRING = re.compile(r"\"\"\".*?\"\"\"|'''.*?'''", re.DOTALL)
 _FENCE = re.compile(r"^[ \t]*```.*?(^[ \t]*```[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
 _ROLE = re.compile(r":[a-z][a-z:]*:`[~!]?([^`<]*?)\s*(<[^`]*>)?`")
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|<[^>\n]{1,200}>|`([^`<]+) <[^`]*>`__?")
@@ -30,8 +32,10 @@ _BULLET = re.compile(r"([-*+•]|\d+[.)]|\[\d+\]) ")
 _SYMBOL = re.compile(r"[^A-Za-z ,.;:'()\-`\"]")
 _WORD = re.compile(r"[a-z]+")
 _COMMON = frozenset(
-    "the of a an to in is and for be that are this with if it by as or on not from will can "
-    "which used at when has have was any all you your must may should its each than".split()
+    _WORD.findall(
+        "the of a an to in is and for be that are this with if it by as or on not from will can "
+        "which used at when has have was any all you your must may should its each than"
+    )
 )
 
 
@@ -85,9 +89,7 @@ def _files(name: str) -> dict[str, Path]:
         found.append(root / "LICENSE.txt")
         return {f"{PYTHON}/{path.relative_to(root).as_posix()}": path for path in found}
     files = importlib.metadata.distribution(name).files or []
-    return {
-        file.as_posix(): Path(str(file.locate())) for file in files if file.parts[0] != ".."
-    }
+    return {file.as_posix(): Path(str(file.locate())) for file in files if file.parts[0] != ".."}
 
 
 def _guides(name: str) -> list[tuple[str, str]]:
@@ -113,7 +115,7 @@ def _documents(kind: str, origin: str, text: str) -> Iterator[Document]:
     part: list[str] = []
     size = 0
     for line in [*text.split("\n"), None]:
-        if line is None or size + len(line) > LONGEST:
+        if line is None or size + len(line) > CUT[kind]:
             joined = "\n".join(part)
             if SHORTEST <= len(joined) <= LONGEST and (kind == "code" or is_english(joined)):
                 yield Document(kind, origin, joined)
@@ -126,9 +128,10 @@ def _documents(kind: str, origin: str, text: str) -> Iterator[Document]:
 def _docstrings(source: str) -> Iterator[str]:
     """Yield the prose of every long triple-quoted string; a regex is 20 times a parser's speed."""
     for match in _STRING.finditer(source):
-        prefix, _, raw = match.groups()
-        if len(raw) >= SHORTEST and prefix.lower() in ("", "r", "u"):
-            text = prose(raw)
+        length = match.end() - match.start() - 6
+        formatted = source[max(match.start() - 1, 0) : match.start()] in ("f", "F", "b", "B")
+        if length >= SHORTEST and not formatted:
+            text = prose(match.group()[3:-3])
             if len(text) >= SHORTEST:
                 yield text
 

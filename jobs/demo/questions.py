@@ -6,16 +6,17 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 
-COUNT = 200  # documents of a task, where the text gives as many
-CONTEXT = (30, 40)  # words shown before the choice, fewest and most
-ENDING = 10  # words of each choice
+COUNTS = (150, 200)  # documents of each task at most: a cell scores them all on one core
+CONTEXT = (24, 32)  # words shown before the choice, fewest and most
+ENDING = 8  # words of each choice
 SENTENCE = (8, 20)  # words of an order question, fewest and most
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z'\-]*[,;:.]?")
-_LOWER = re.compile(r"[a-z]{2,}")
+_LOWER = re.compile(r"[a-z]{3,}")
+_ARTICLES = frozenset(["a", "an", "each", "every", "its", "that", "the", "these", "this", "your"])
 _STOP = re.compile(r"(?<=[a-z][.!?]) +(?=[A-Z])")
 
 
-def continuation_questions(texts: Sequence[str], count: int = COUNT) -> list[dict]:
+def continuation_questions(texts: Sequence[str], count: int = COUNTS[0]) -> list[dict]:
     """Ask which words follow a passage: its own or those of three others.
 
     Args:
@@ -47,8 +48,8 @@ def continuation_questions(texts: Sequence[str], count: int = COUNT) -> list[dic
     return rows
 
 
-def order_questions(texts: Sequence[str], count: int = COUNT) -> list[dict]:
-    """Ask which of two sentences is real: one as it stands, one with two neighbours swapped.
+def order_questions(texts: Sequence[str], count: int = COUNTS[1]) -> list[dict]:
+    """Ask which of two sentences is real: one as it stands, one with two words exchanged.
 
     Args:
         texts: held-out documents, paragraphs on lines.
@@ -59,21 +60,26 @@ def order_questions(texts: Sequence[str], count: int = COUNT) -> list[dict]:
     """
     rows: list[dict] = []
     for text in texts:
-        sentence = next(_sentences(text), None)
-        if sentence is not None:
+        for sentence in _sentences(text):
             words = sentence.split()
-            spots = [
-                i
-                for i in range(1, len(words) - 2)
-                if words[i] != words[i + 1]
-                and _LOWER.fullmatch(words[i])
-                and _LOWER.fullmatch(words[i + 1])
-            ]
+            spots = _spots(words)
             if spots:
-                spot = spots[_number(sentence) % len(spots)]
-                swapped = [*words[:spot], words[spot + 1], words[spot], *words[spot + 2 :]]
-                rows.append(_placed(sentence, [" ".join(swapped)], sentence))
+                left, right = spots[_number(sentence) % len(spots)]
+                words[left], words[right] = words[right], words[left]
+                rows.append(_placed(sentence, [" ".join(words)], sentence))
+                break
     return rows[:count]
+
+
+def _spots(words: Sequence[str]) -> list[tuple[int, int]]:
+    """Return the pairs of different words that could change places: each has an article before.
+
+    So both orders are grammatical as a rule, and only the meaning tells them apart.
+    """
+    named = [i for i in range(1, len(words)) if words[i - 1].lower() in _ARTICLES]
+    named = [i for i in named if _LOWER.fullmatch(words[i]) and words[i] not in _ARTICLES]
+    pairs = ((i, j) for i in named for j in named if i < j)
+    return [(i, j) for i, j in pairs if words[i] != words[j]]
 
 
 def _sentences(text: str) -> Iterator[str]:

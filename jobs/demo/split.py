@@ -34,7 +34,7 @@ class Corpus:
 # that what is held out is compared with all of the pre-training text.
 CORPORA: dict[str, Corpus] = {
     "pretraining": Corpus("docstring", 0.20, 1.00, 0.5, None),
-    "heldout": Corpus("docstring", 0.00, 0.03, 0.2, 70_000),
+    "heldout": Corpus("docstring", 0.00, 0.03, 0.2, 50_000),
     QUESTIONS: Corpus("docstring", 0.03, 0.09, 0.2, None),
     "docstrings": Corpus("docstring", 0.09, 0.16, 0.3, 1_400_000),
     "manuals": Corpus("manual", 0.00, 1.00, 0.5, 1_400_000),

@@ -51,18 +51,31 @@ def collect(artefacts: Path, sources: Sequence[str] = SOURCES) -> Path:
     Raises:
         ValueError: the sources that are installed hold too little text for the questions.
     """
-    versions = {name: _version(name) for name in sorted(set(sources))}
-    pointer = artefacts / "demo-inputs" / _digest(json.dumps([VERSION, versions]))
-    if pointer.is_file():
-        folder = artefacts / pointer.read_text(encoding="utf-8").strip()
-        if all((folder / name).is_file() for name in FILES):
-            return folder
+    found = find(artefacts, sources)
+    if found is not None:
+        return found
+    versions, pointer = _identity(artefacts, sources)
     folder = _publish(artefacts, _contents(versions), versions)
     pointer.parent.mkdir(parents=True, exist_ok=True)
     beside = pointer.with_name(f".{pointer.name}-{uuid.uuid4().hex}")
     beside.write_text(folder.name + "\n", encoding="utf-8")
     beside.replace(pointer)
     return folder
+
+
+def find(artefacts: Path, sources: Sequence[str] = SOURCES) -> Path | None:
+    """The folder that `collect` made for what is installed now, or None."""
+    _, pointer = _identity(artefacts, sources)
+    if not pointer.is_file():
+        return None
+    folder = artefacts / pointer.read_text(encoding="utf-8").strip()
+    return folder if all((folder / name).is_file() for name in FILES) else None
+
+
+def _identity(artefacts: Path, sources: Sequence[str]) -> tuple[dict[str, str | None], Path]:
+    """The installed versions of the sources, and the file that names what they contain."""
+    versions = {name: _version(name) for name in sorted(set(sources))}
+    return versions, artefacts / "demo-inputs" / _digest(json.dumps([VERSION, versions]))
 
 
 def _version(name: str) -> str | None:

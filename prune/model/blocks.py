@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
@@ -30,8 +31,11 @@ class Linear:
     @property
     def weight(self) -> Tensor:
         """The weight as a [outputs, inputs] view: writing into it changes the model."""
-        data = self.module.weight.data
-        matrix: Tensor = data.T if isinstance(self.module, Conv1D) else data
+        return self.part(self.module.weight.data)
+
+    def part(self, tensor: Tensor) -> Tensor:
+        """The [outputs, inputs] view of what is laid out as the module's weight (its gradient)."""
+        matrix = tensor.T if isinstance(self.module, Conv1D) else tensor
         return matrix if self.rows is None else matrix[self.rows]
 
 
@@ -47,6 +51,30 @@ def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
     return max(lists, key=lambda m: sum(p.numel() for p in m.parameters()))
 
 
+def prunable_linears(
+    blocks: Iterable[nn.Module], skip: Sequence[str] = (), fused: str = "split"
+) -> list[list[Linear]]:
+    """The prunable projections of every block; see `block_linears`.
+
+    Raises:
+        ValueError: some blocks hold weight matrices that are no linears, such as fused experts;
+            the message lists them all.
+    """
+    blocks = list(blocks)
+    strange = [
+        f"block {index}: {name}"
+        for index, block in enumerate(blocks)
+        for name in _strange_weights(block, skip)
+    ]
+    if strange:
+        raise ValueError(
+            f"{type(blocks[0]).__name__} holds weights that are no linear layers and cannot be "
+            "pruned yet (a mixture of fused experts, for example); name them in pruning.skip to "
+            f"prune the rest: {', '.join(strange)}"
+        )
+    return [block_linears(block, skip, fused) for block in blocks]
+
+
 def block_linears(block: nn.Module, skip: Sequence[str] = (), fused: str = "split") -> list[Linear]:
     """The prunable projections of one block, in the order of its modules.
 
@@ -55,24 +83,27 @@ def block_linears(block: nn.Module, skip: Sequence[str] = (), fused: str = "spli
         skip: name patterns (`*` and `?`) of projections to leave alone.
         fused: "split" prunes the parts of a fused projection that the module names
             (`fused_parts`: part name to rows) one by one, "whole" as one matrix.
-
-    Raises:
-        ValueError: the block holds weight matrices that are no linear, such as fused experts.
     """
     found = [(n, m) for n, m in block.named_modules() if isinstance(m, nn.Linear | Conv1D)]
-    known = {id(m.weight) for _, m in found}
-    strange = [
+    linears = [part for name, module in found for part in _parts(block, name, module, fused)]
+    return [x for x in linears if not _skipped(x.name, skip)]
+
+
+def _strange_weights(block: nn.Module, skip: Sequence[str]) -> list[str]:
+    """Names of the weight matrices of `block` that are no linear's and that `skip` does not name."""
+    known = {id(m.weight) for m in block.modules() if isinstance(m, nn.Linear | Conv1D)}
+    return [
         name
         for name, parameter in block.named_parameters()
-        if parameter.dim() > 1 and min(parameter.shape) > 1 and id(parameter) not in known
+        if parameter.dim() > 1
+        and min(parameter.shape) > 1
+        and id(parameter) not in known
+        and not _skipped(name, skip)
     ]
-    if strange:
-        raise ValueError(
-            f"{type(block).__name__} holds weights that are no linear layers and cannot be pruned "
-            f"yet (for example a mixture of fused experts): {', '.join(strange)}"
-        )
-    linears = [part for name, module in found for part in _parts(block, name, module, fused)]
-    return [x for x in linears if not any(fnmatch(x.name, pattern) for pattern in skip)]
+
+
+def _skipped(name: str, skip: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in skip)
 
 
 def _parts(block: nn.Module, name: str, module: nn.Module, fused: str) -> Iterator[Linear]:
@@ -97,24 +128,53 @@ class BlockInputs:
         batches: the slices of `hidden` that go through a block together.
         arguments: per block and batch length, the other arguments that the model passes; they
             differ between the blocks of some models (sliding and global attention).
+        tuples: the blocks return tuples, the output first.
     """
 
     hidden: Tensor
     batches: list[slice]
     arguments: list[dict[int, tuple[tuple[Any, ...], dict[str, Any]]]]
+    tuples: bool
+
+    def call(
+        self, index: int, block: nn.Module, hidden: Tensor, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Call `block` as number `index` on some windows, as many as one of the recorded batches.
+
+        Args:
+            index: the place of the block in the model.
+            block: the block, or one that stands in for it.
+            hidden: its inputs, [windows, seqlen, width].
+            dtype: what to turn floating-point arguments into, for a block of another dtype.
+        """
+        args, keywords = self.arguments[index][len(hidden)]
+        if dtype is not None:
+            hidden, args, keywords = _cast((hidden, args, keywords), dtype)
+        output = block(hidden.to(next(block.parameters()).device), *args, **keywords)
+        return output[0] if isinstance(output, tuple) else output
 
     def run(self, index: int, block: nn.Module, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Call `block` (number `index`) on `hidden` batch by batch; yields slice and output."""
-        device = next(block.parameters()).device
         for part in self.batches:
-            args, keywords = self.arguments[index][part.stop - part.start]
-            output = block(hidden[part].to(device), *args, **keywords)
-            yield part, output[0] if isinstance(output, tuple) else output
+            yield part, self.call(index, block, hidden[part])
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """`value` with every floating-point tensor in it turned into `dtype`."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {key: _cast(x, dtype) for key, x in value.items()}
+    return tuple(_cast(x, dtype) for x in value) if isinstance(value, tuple) else value
 
 
 @torch.no_grad()
 def record_block_inputs(
-    model: PreTrainedModel, blocks: nn.ModuleList, input_ids: Tensor, batch: int
+    model: PreTrainedModel,
+    blocks: nn.ModuleList,
+    input_ids: Tensor,
+    batch: int,
+    also: Iterable[int] = (),
 ) -> BlockInputs:
     """Run a model with its blocks passing everything through, and keep what they were given.
 
@@ -123,6 +183,7 @@ def record_block_inputs(
         blocks: its decoder blocks.
         input_ids: [size, seqlen].
         batch: windows that go through a block together.
+        also: further batch lengths that `BlockInputs.call` will be given.
     """
     hidden: list[Tensor] = []
     arguments: list[dict[int, tuple[tuple[Any, ...], dict[str, Any]]]] = [{} for _ in blocks]
@@ -140,13 +201,27 @@ def record_block_inputs(
 
         return forward
 
-    batches = [slice(i, min(i + batch, len(input_ids))) for i in range(0, len(input_ids), batch)]
-    for index, block in enumerate(blocks):
-        block.forward = recorder(index, block.forward)  # the instance's own, until deleted below
-    try:
-        for part in batches:
+    size = len(input_ids)
+    batches = [slice(i, min(i + batch, size)) for i in range(0, size, batch)]
+    with replaced_forwards(blocks, recorder):
+        for part in [*batches, *(slice(0, n) for n in also)]:
             model.base_model(input_ids=input_ids[part].to(model.device), use_cache=False)
+    return BlockInputs(torch.cat(hidden[: len(batches)]), batches, arguments, tuples[0])
+
+
+@contextmanager
+def replaced_forwards(
+    blocks: Iterable[nn.Module], replacement: Callable[[int, Any], Any]
+) -> Iterator[None]:
+    """Give each block `replacement(index, its own forward)` as its forward, for a while."""
+    before = [(block, vars(block).get("forward")) for block in blocks]
+    for index, (block, _) in enumerate(before):
+        block.forward = replacement(index, block.forward)
+    try:
+        yield
     finally:
-        for block in blocks:
-            del block.forward
-    return BlockInputs(torch.cat(hidden), batches, arguments)
+        for block, own in before:
+            if own is None:
+                del block.forward  # the instance's; the class's shows again
+            else:
+                block.forward = own

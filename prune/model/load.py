@@ -13,6 +13,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from prune.model.openlm import register
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -29,6 +31,7 @@ def load_model(folder: Path, dtype: str) -> PreTrainedModel:
         ValueError: transformers does not know its architecture; remote code is never run.
     """
     logging.disable_progress_bar()
+    register()  # DCLM and other OpenLM models, which transformers does not know
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
     )

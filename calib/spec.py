@@ -1,0 +1,105 @@
+"""What a grid file says of a dataset, and the datasets that are built in."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from ruamel.yaml import YAML
+
+LOADERS = ("json", "csv", "parquet", "text")
+"""Values of `path` that mean local files; anything else is a hub id or a folder."""
+
+
+class Strict(BaseModel):
+    """A section of a grid file: frozen, exactly typed, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class GenerateSpec(Strict):
+    """How the model writes its own calibration text (Ji et al. 2025, section 5).
+
+    Attributes:
+        source: dataset whose documents give the prefixes, one a text, in pool order.
+        texts: texts to write. max_tokens: new tokens a text, None = the seqlen of the cell.
+        prefix_tokens: tokens of the source text that start each text, BOS not counted.
+        bos: put the tokenizer's BOS in front; "auto" = where its tokenizer does.
+        temperature, top_p, top_k, repetition_penalty: the sampling.
+        drop_top_perplexity: fraction of the texts, those of highest perplexity, to drop.
+        batch: texts written together; part of the text's identity.
+        seed: fixes the pool of texts; a cell's own seed draws from it.
+    """
+
+    source: str = Field(alias="from")
+    texts: int = Field(512, ge=1)
+    max_tokens: int | None = Field(None, ge=1)
+    prefix_tokens: int = Field(2, ge=1)
+    bos: Literal["auto"] | bool = "auto"
+    temperature: float = Field(0.6, gt=0)
+    top_p: float = Field(0.95, gt=0, le=1)
+    top_k: int = Field(50, ge=0)
+    repetition_penalty: float = Field(1.2, gt=0)
+    drop_top_perplexity: float = Field(0.2, ge=0, lt=1)
+    batch: int = Field(64, ge=1)
+    seed: int = 0
+
+
+class DatasetSpec(Strict):
+    """Where the text of a dataset comes from: files, a mixture of datasets, or the model.
+
+    Attributes:
+        path: a hub id, a folder, or one of `LOADERS` for the local files of `data_files`.
+        name, split, revision: configuration, split and revision of a hub repository.
+        data_files: file names or globs; relative to the grid file, or inside the repository.
+        text: the column that holds the text.
+        shards: use the first so many data files, in order of name; None = all.
+        max_documents: size limit of the pool.
+        mixture: dataset names and their weights, by characters.
+        generate: text written by the model.
+    """
+
+    path: str | None = None
+    name: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    data_files: Annotated[list[str] | None, BeforeValidator(_as_list)] = None
+    text: str = "text"
+    shards: int | None = Field(None, ge=1)
+    max_documents: int = Field(200_000, ge=1)
+    mixture: dict[str, float] | None = None
+    generate: GenerateSpec | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> DatasetSpec:
+        kinds = [k for k in ("path", "mixture", "generate") if getattr(self, k) is not None]
+        if len(kinds) != 1:
+            raise ValueError(
+                "a dataset has exactly one of 'path', 'mixture' and 'generate', not "
+                + (" and ".join(kinds) or "none of them")
+            )
+        if self.path in LOADERS and not self.data_files:
+            raise ValueError(f"path: {self.path} needs data_files (names or globs of local files)")
+        if self.mixture is not None and (
+            not self.mixture or any(weight <= 0 for weight in self.mixture.values())
+        ):
+            raise ValueError("the weights of a mixture are positive numbers, one for each dataset")
+        return self
+
+    @property
+    def parents(self) -> list[str]:
+        """Names of the datasets that this one is made from."""
+        return list(self.mixture or []) + ([self.generate.source] if self.generate else [])
+
+
+@cache
+def builtin_datasets() -> dict[str, DatasetSpec]:
+    """The datasets that need no entry in a grid file."""
+    table = YAML(typ="safe").load((files("calib") / "datasets.yaml").read_text())
+    return {name: DatasetSpec.model_validate(spec) for name, spec in table.items()}

@@ -1,0 +1,214 @@
+"""Cells: what a grid expands to, and the key that identifies each by its science alone."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from jobs.grid import Block, Grid, as_list
+from jobs.gridfile import Place, Problem
+from prune.pattern import Pattern, Target
+from prune.recipe import DENSE, Recipe, parse
+
+STAGE_VERSIONS = {"draw": 1, "prune": 1}
+"""Raised when a stage computes something else than before, so that old results are not reused."""
+
+KEY_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The calibration set of a cell.
+
+    Attributes:
+        dataset, sampler, size, seqlen, seed: as in the grid.
+        fold: (index, folds) where seeds are disjoint.
+    """
+
+    dataset: str
+    sampler: str
+    size: int
+    seqlen: int
+    seed: int
+    fold: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment: a model, what is done to it, and the text it is done with.
+
+    Attributes:
+        model: its name in the grid.
+        recipe: what is done. sparsity, pattern: how much goes, and in what shape.
+        draw: the calibration set; None where the recipe needs no data.
+        seed: None where nothing depends on it.
+    """
+
+    model: str
+    recipe: Recipe
+    sparsity: Fraction
+    pattern: str
+    draw: Draw | None = None
+    seed: int | None = None
+
+    @property
+    def target(self) -> Target:
+        """What the cell asks of every linear."""
+        return Target(self.sparsity, Pattern.parse(self.pattern))
+
+    def to_json(self) -> dict[str, Any]:
+        """The cell as plain data."""
+        return {
+            "model": self.model,
+            "recipe": self.recipe.canonical(),
+            "sparsity": str(self.sparsity),
+            "pattern": self.pattern,
+            "draw": None if self.draw is None else vars(self.draw),
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Cell:
+        """Read what `to_json` made."""
+        draw = data["draw"]
+        if draw is not None:
+            draw = Draw(**draw | {"fold": tuple(draw["fold"]) if draw["fold"] else None})
+        return cls(
+            data["model"],
+            parse(data["recipe"]),
+            Fraction(data["sparsity"]),
+            data["pattern"],
+            draw,
+            data["seed"],
+        )
+
+    def label(self) -> str:
+        """A short name for people, for logs and progress."""
+        parts = [str(self.recipe), f"{float(self.sparsity):g}", self.pattern]
+        if self.draw:
+            parts = [self.draw.dataset, *parts, f"n{self.draw.size}"]
+        if self.seed is not None:
+            parts.append(f"s{self.seed}")
+        return " ".join(parts)
+
+
+def digest(data: Any) -> str:
+    """The key of plain data: the first 64 bits of the SHA-256 of its canonical JSON."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def science(
+    cell: Cell, model: str | None, pool: str | None, dtype: str, pruning: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All that a cell's pruned model depends on, as plain data.
+
+    Args:
+        cell: the cell.
+        model: content hash of the model, or None where it is not fetched yet.
+        pool: identity of the dataset's pool, likewise.
+        dtype: what the weights are computed in.
+        pruning: the grid's `pruning` section.
+    """
+    data: dict[str, Any] = {
+        "model": model,
+        "dtype": dtype,
+        "recipe": cell.recipe.canonical(),
+        "sparsity": str(cell.sparsity),
+        "pattern": cell.pattern,
+    }
+    if cell.recipe.name != DENSE:
+        walk = {k: v for k, v in pruning.items() if cell.recipe.needs_data or k != "propagate"}
+        data |= {"pruning": walk, "seed": cell.seed, "version": STAGE_VERSIONS["prune"]}
+    if cell.draw is not None:
+        data["calibration"] = calibration_science(cell.draw, pool)
+    return data
+
+
+def calibration_science(draw: Draw, pool: str | None) -> dict[str, Any]:
+    """All that a calibration set depends on beside the tokenizer; no name of a dataset."""
+    drawn = {k: v for k, v in vars(draw).items() if k != "dataset"}
+    return drawn | {"pool": pool, "version": STAGE_VERSIONS["draw"]}
+
+
+def expand(grid: Grid) -> tuple[list[Cell], list[Problem]]:
+    """The cells of a grid, dense baselines first, then seed by seed; and what cannot run.
+
+    Cells that need no data, or no seed, stand for all datasets, sizes and seeds.
+    """
+    cells: dict[Cell, None] = {
+        Cell(model, Recipe(DENSE), Fraction(0), "unstructured"): None for model in grid.model
+    }
+    problems: dict[Problem, None] = {}
+    single = len(grid.cells) == 1
+    for i, block in enumerate(grid.cells):
+        place: Place = ("cells",) if single else ("cells", i)
+        for values in _products(grid, block):
+            if any(_matches(values, rule) for rule in grid.exclude):
+                continue
+            cell = _cell(grid, block, values)
+            try:
+                cell.recipe.check(cell.target)
+            except ValueError as error:
+                message = f"{cell.recipe}: {error} (or leave it out with `exclude`)"
+                problems[Problem((*place, "sparsity"), message)] = None
+            cells[cell] = None
+    order = sorted(cells, key=lambda c: (c.recipe.name != DENSE, -1 if c.seed is None else c.seed))
+    return order, list(problems)
+
+
+def _products(grid: Grid, block: Block) -> Iterator[dict[str, Any]]:
+    """Every combination of a block's axes, zipped ones side by side."""
+    axes: dict[str, list[Any]] = {
+        "seed": block.seed,
+        "model": block.model or grid.model,
+        "dataset": block.dataset or [None],
+        "pruner": block.pruner,
+        "sparsity": block.sparsity or [None],
+        "pattern": block.pattern,
+        "size": block.size,
+        "seqlen": block.seqlen or grid.calibration.seqlen,
+        "sampler": block.sampler or grid.calibration.sampler,
+    }
+    zipped = block.zip or []
+    rows = list(zip(*(axes[a] for a in zipped), strict=True)) if zipped else [()]
+    free = [a for a in axes if a not in zipped]
+    for row in rows:
+        for values in itertools.product(*(axes[a] for a in free)):
+            yield dict(zip(free, values, strict=True)) | dict(zip(zipped, row, strict=True))
+
+
+def _matches(values: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
+    """Does a combination have, for every key of the rule, one of the values listed there?"""
+
+    def spelled(value: Any) -> set[str]:
+        if isinstance(value, Recipe):
+            return {value.name, str(value)}
+        return {f"{float(value):g}" if isinstance(value, float | Fraction) else str(value)}
+
+    return all(
+        spelled(values[key]) & {s for v in as_list(wanted) for s in spelled(v)}
+        for key, wanted in rule.items()
+    )
+
+
+def _cell(grid: Grid, block: Block, values: Mapping[str, Any]) -> Cell:
+    """The cell of one combination, without the axes that its recipe does not depend on."""
+    recipe: Recipe = values["pruner"]
+    if recipe.name == DENSE:
+        return Cell(values["model"], recipe, Fraction(0), "unstructured")
+    pattern = Pattern.parse(values["pattern"])
+    sparsity = pattern.least_sparsity if values["sparsity"] is None else values["sparsity"]
+    draw = None
+    if recipe.needs_data:
+        folds = grid.calibration.folds
+        fold = None if folds is None else (block.seed.index(values["seed"]), folds)
+        drawn = {k: values[k] for k in ("dataset", "sampler", "size", "seqlen", "seed")}
+        draw = Draw(**drawn, fold=fold)
+    seed = values["seed"] if recipe.needs_seed else None
+    return Cell(values["model"], recipe, sparsity, str(pattern), draw, seed)

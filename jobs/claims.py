@@ -1,0 +1,141 @@
+"""Claims: who works on what, by exclusive-create files with a lease; no locks, no server."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from jobs.files import unique_suffix
+
+LEASE_SECONDS = 60.0
+"""A claim that was not renewed for so long is taken for dead."""
+
+RENEW_SECONDS = 10.0
+
+
+class Claim:
+    """The right to do one thing, renewed by a thread until it is released."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._renew, daemon=True)
+        self._thread.start()
+
+    def _renew(self) -> None:
+        while not self._released.wait(RENEW_SECONDS):
+            self.path.touch()
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._released.set()
+        self._thread.join()
+        self.path.unlink(missing_ok=True)
+
+
+def take(path: Path) -> Claim | None:
+    """Claim `path`, or None where a living process holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    owner = json.dumps(
+        {"host": socket.gethostname(), "pid": os.getpid(), "nonce": os.urandom(8).hex()}
+    )
+    for _ in range(2):
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(owner)
+        except FileExistsError:
+            if not _remove_dead(path):
+                return None
+        else:
+            return Claim(path)
+    return None
+
+
+def is_held(path: Path) -> bool:
+    """Does a living process hold this claim?"""
+    try:
+        return not _is_dead(path, path.read_text("utf-8"))
+    except FileNotFoundError:
+        return False
+
+
+def _remove_dead(path: Path) -> bool:
+    """Remove a dead claim; False where it lives, or another process was faster."""
+    try:
+        owner = path.read_text("utf-8")
+        if not _is_dead(path, owner):
+            return False
+        aside = path.with_name(path.name + unique_suffix())
+        path.rename(aside)
+        if aside.read_text("utf-8") != owner:  # somebody else's fresh claim: put it back
+            os.link(aside, path)
+            aside.unlink()
+            return False
+        aside.unlink()
+    except FileNotFoundError:
+        pass
+    return True
+
+
+def _is_dead(path: Path, owner: str) -> bool:
+    """Is its process gone (on this machine), or its lease over (by the file system's clock)?"""
+    try:
+        who = json.loads(owner)
+    except ValueError:
+        who = {}  # its owner is between creating and writing it
+    if who.get("host") == socket.gethostname() and not Path(f"/proc/{who['pid']}").exists():
+        return Path("/proc/self").exists()
+    clock = path.with_name(".clock" + unique_suffix())
+    clock.touch()
+    now = clock.stat().st_mtime
+    clock.unlink()
+    return now - path.stat().st_mtime > LEASE_SECONDS
+
+
+def build_once(
+    path: Path, build: Callable[[Path], None], waiting: Callable[[], None] = lambda: None
+) -> Path:
+    """The folder `path`, built by one process at a time and renamed into place when complete.
+
+    Args:
+        path: where it shall be.
+        build: writes the contents into the folder it is given.
+        waiting: called about once a second while another process builds it.
+    """
+    while not path.is_dir():
+        claim = take(path.parent / ".claims" / path.name)
+        if claim is None:
+            waiting()
+            time.sleep(1.0)
+            continue
+        with claim:
+            if path.is_dir():
+                break
+            partial = path.with_name(f".{path.name}{unique_suffix()}")
+            partial.mkdir(parents=True)
+            try:
+                build(partial)
+                partial.rename(path)
+            finally:
+                if partial.is_dir():
+                    _remove_folder(partial)
+    return path
+
+
+def _remove_folder(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder)

@@ -1,0 +1,75 @@
+"""Files that are written once: beside their name first, then renamed; and their content hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def unique_suffix() -> str:
+    """A suffix for temporary names that no other process or thread uses."""
+    return f".{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}.partial"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Put `text` under `path` in one step; readers see the old file, the new one, or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + unique_suffix())
+    partial.write_text(text, "utf-8")
+    partial.replace(path)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Like `write_text`, for plain data; NaN and infinities become null, as JSON has neither."""
+    write_text(path, json.dumps(finite(data), indent=1))
+
+
+def finite(data: Any) -> Any:
+    """Plain data with every NaN or infinite number replaced by None."""
+    if isinstance(data, float):
+        return data if data - data == 0 else None
+    if isinstance(data, dict):
+        return {k: finite(v) for k, v in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(v) for v in data]
+    return data
+
+
+def read_json(path: Path) -> Any:
+    """Plain data from a file."""
+    return json.loads(path.read_text("utf-8"))
+
+
+class Fingerprints:
+    """SHA-256 of files, hashed once and remembered by path, size and time of change."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "files.json"
+        self.known: dict[str, str] = read_json(self.path) if self.path.is_file() else {}
+        self.changed = False
+
+    def of(self, path: Path) -> str:
+        """The SHA-256 of one file, hexadecimal."""
+        stat = path.stat()
+        key = f"{path}|{stat.st_size}|{stat.st_mtime_ns}"
+        if key not in self.known:
+            with path.open("rb") as file:
+                self.known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            self.changed = True
+        return self.known[key]
+
+    def of_all(self, paths: Iterable[Path]) -> str:
+        """One hash of several files' contents, whatever their names and order."""
+        return hashlib.sha256("".join(sorted(map(self.of, paths))).encode()).hexdigest()
+
+    def save(self) -> None:
+        """Remember what was hashed; of two processes that save at once, one is forgotten."""
+        if self.changed:
+            write_json(self.path, self.known)
+            self.changed = False

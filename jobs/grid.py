@@ -1,0 +1,296 @@
+"""What a grid file may say; see section 5 of the design and `jobs/grids/` for examples."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from calib.spec import DatasetSpec, Strict, builtin_datasets
+from jobs.gridfile import GridFile, Place, Problem, choices, problems_of
+from jobs.tasks import PRESETS, Task, perplexity_texts
+from prune.pattern import Pattern
+from prune.recipe import DENSE, Recipe, parse
+
+AxisName = Literal[
+    "model", "dataset", "pruner", "sparsity", "pattern", "size", "seed", "seqlen", "sampler"
+]
+AXES: tuple[str, ...] = get_args(AxisName)
+
+
+def as_list(value: Any) -> Any:
+    """A single value of an axis as a list of one."""
+    return value if isinstance(value, list) or value is None else [value]
+
+
+def _sparsity(value: Any) -> Fraction:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{value!r} is no sparsity; write a fraction such as 0.5")
+    try:
+        exact = Fraction(Decimal(str(value)))  # 0.6 is three fifths, not the nearest double
+    except ArithmeticError:
+        raise ValueError(f"{value!r} is no sparsity; write a fraction such as 0.5") from None
+    if not 0 <= exact < 1:
+        hint = f"; {value} % is {float(exact) / 100:g}" if 1 < exact < 100 else ""
+        raise ValueError(f"{value!r} is no sparsity; allowed: 0 or more and less than 1{hint}")
+    return exact
+
+
+def _pattern(value: Any) -> str:
+    if isinstance(value, int):
+        raise ValueError(f"{value!r} is no pattern; write N:M, for example 2:4, or 'unstructured'")
+    return str(Pattern.parse(str(value)))
+
+
+def _no_repeats(values: list[Any]) -> list[Any]:
+    repeated = [str(v) for i, v in enumerate(values) if v in values[:i]]
+    if repeated:
+        raise ValueError(f"listed twice: {', '.join(repeated)}; list every value once")
+    if not values:
+        raise ValueError("an empty list makes no cell; list at least one value, or leave it out")
+    return values
+
+
+T = TypeVar("T")
+Axis = Annotated[list[T], BeforeValidator(as_list), AfterValidator(_no_repeats)]
+"""One value of an axis, or a list of them without repeats."""
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+Sampler = Literal["stream", "document"]
+
+
+class Block(Strict):
+    """One block of cells: the product of its axes, those under `zip` taken side by side."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    model: Axis[str] | None = None
+    dataset: Axis[str] | None = None
+    pruner: Axis[Annotated[Recipe, BeforeValidator(parse)]]
+    sparsity: Axis[Annotated[Fraction, BeforeValidator(_sparsity)]] | None = None
+    pattern: Axis[Annotated[str, BeforeValidator(_pattern)]] = ["unstructured"]
+    size: Axis[PositiveInt] = [128]
+    seed: Axis[Seed] = [0]
+    seqlen: Axis[PositiveInt] | None = None
+    sampler: Axis[Sampler] | None = None
+    zip: list[AxisName] | None = None
+
+    @model_validator(mode="after")
+    def _zip_lengths(self) -> Block:
+        if self.zip is not None:
+            lengths = {axis: len(getattr(self, axis) or []) for axis in self.zip}
+            if len(set(lengths.values())) > 1 or len(lengths) < 2:
+                raise ValueError(
+                    "zip pairs two or more axes that list equally many values in this block, not "
+                    + ", ".join(f"{axis} ({n})" for axis, n in lengths.items())
+                )
+        return self
+
+
+class Calibration(Strict):
+    """Windows and how they are drawn; a list is an axis."""
+
+    seqlen: Axis[PositiveInt] = [2048]
+    sampler: Axis[Sampler] = ["stream"]
+    folds: PositiveInt | None = None
+
+
+class Pruning(Strict):
+    """How a model is walked through; see `prune.loop.PruningOptions`."""
+
+    propagate: Literal["pruned", "dense"] = "pruned"
+    skip: list[str] = []
+    fused: Literal["split", "whole"] = "split"
+
+
+class Similarity(Strict):
+    """How datasets are compared to the reference."""
+
+    unit: Literal["word", "token"] = "word"
+    n: PositiveInt = 3
+    tokens: PositiveInt = 1_000_000
+    num_perm: Annotated[int, Field(ge=128)] = 16_384
+    measures: list[Literal["jaccard", "containment", "nearest", "perplexity"]] = ["jaccard"]
+
+
+class Evaluate(Strict):
+    """What every pruned model is measured on."""
+
+    tasks: list[Task] = []
+    perplexity: list[str] = []
+    seqlen: PositiveInt | None = None
+    max_length: PositiveInt | None = None
+    bos: Literal["none", "add"] = "none"
+    limit: PositiveInt | None = None
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if isinstance(value, str) and value in PRESETS:
+            return list(PRESETS[value])
+        entries = as_list(value)
+        return [{"name": e} if isinstance(e, str) else e for e in entries or []]
+
+
+class Compare(Strict):
+    """The comparison that the grid is made for, and the difference that matters."""
+
+    primary: str = "mean_accuracy"
+    delta: Annotated[float, Field(gt=0)] = 0.5
+
+
+class Resources(Strict):
+    """What a job asks for; in no key."""
+
+    gpus: Annotated[int, Field(ge=0)] = 1
+    mem_gb: PositiveInt = 64
+    timeout_min: PositiveInt = 240
+    cells_per_job: PositiveInt = 1
+
+
+class Grid(Strict):
+    """A whole grid file."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    name: str
+    model: Annotated[list[str], BeforeValidator(as_list)]
+    reference: str | dict[str, str | None] | None = None
+    datasets: dict[str, DatasetSpec] = {}
+    cells: Annotated[list[Block], BeforeValidator(as_list)]
+    exclude: list[dict[str, Any]] = []
+    calibration: Calibration = Calibration()
+    pruning: Pruning = Pruning()
+    similarity: Similarity = Similarity()
+    evaluate: Evaluate = Evaluate()
+    compare: Compare = Compare()
+    dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
+    keep: Literal["none", "masks", "models"] = "none"
+    mirror: str | None = None
+    resources: Resources = Resources()
+
+    @field_validator("name")
+    @classmethod
+    def _folder_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name) or name == "artefacts":
+            raise ValueError(
+                f"{name!r} cannot name a run; use letters, digits, '.', '_' and '-' (it names a "
+                "folder; 'artefacts' is taken)"
+            )
+        return name
+
+    def reference_of(self, model: str) -> str | None:
+        """The dataset that similarity is measured against for a model, or None."""
+        return self.reference.get(model) if isinstance(self.reference, dict) else self.reference
+
+    def dataset_spec(self, name: str) -> DatasetSpec | None:
+        """A dataset by name, the grid's own before the built-in ones."""
+        return self.datasets.get(name) or builtin_datasets().get(name)
+
+
+def load_grid(path: Path, overrides: list[str] | None = None) -> tuple[Grid, GridFile]:
+    """Read and check a grid file.
+
+    Raises:
+        GridError: with every problem found.
+    """
+    file = GridFile(path, overrides or [])
+    try:
+        grid = Grid.model_validate(file.data)
+    except ValidationError as error:
+        single = isinstance(file.data.get("cells"), dict)
+        raise file.error(
+            Problem(_unlisted(p.place, single), p.message) for p in problems_of(error, Grid)
+        ) from None
+    problems = list(_cross_checks(grid, single=isinstance(file.data.get("cells"), dict)))
+    if problems:
+        raise file.error(problems)
+    return grid, file
+
+
+def _unlisted(place: Place, single: bool) -> Place:
+    """The place as the file has it, where a single block was made a list of one."""
+    return ("cells", *place[2:]) if single and place[:2] == ("cells", 0) else place
+
+
+def _cross_checks(grid: Grid, single: bool) -> Iterator[Problem]:
+    """Names that refer to other parts of the grid, and folds."""
+    names = sorted({*builtin_datasets(), *grid.datasets})
+    for name, spec in grid.datasets.items():
+        for parent in spec.parents:
+            if parent not in names or parent == name:
+                yield Problem(
+                    ("datasets", name), f"unknown dataset {parent!r}; " + choices(parent, names)
+                )
+    yield from _cycles(grid)
+    references = grid.reference if isinstance(grid.reference, dict) else {"": grid.reference}
+    for model, reference in references.items():
+        if reference is not None and reference not in names:
+            yield Problem(
+                ("reference", model) if model else ("reference",),
+                f"unknown dataset {reference!r}; " + choices(reference, names),
+            )
+        if model and model not in grid.model:
+            yield Problem(("reference", model), "unknown model; " + choices(model, grid.model))
+    for i, block in enumerate(grid.cells):
+        at: Place = ("cells",) if single else ("cells", i)
+        yield from _check_block(grid, block, at, names)
+    for i, rule in enumerate(grid.exclude):
+        for key in rule:
+            if key not in AXES:
+                yield Problem(("exclude", i, key), "unknown key; " + choices(key, AXES))
+    texts = perplexity_texts()
+    for i, name in enumerate(grid.evaluate.perplexity):
+        if name not in texts and name not in names:
+            yield Problem(
+                ("evaluate", "perplexity", i),
+                f"unknown text {name!r}; " + choices(name, sorted({*texts, *names})),
+            )
+
+
+def _check_block(grid: Grid, block: Block, at: Place, names: list[str]) -> Iterator[Problem]:
+    for axis, known in (("dataset", names), ("model", grid.model)):
+        for j, value in enumerate(getattr(block, axis) or []):
+            if value not in known:
+                yield Problem((*at, axis, j), f"unknown {axis} {value!r}; " + choices(value, known))
+    if block.dataset is None and any(r.needs_data for r in block.pruner):
+        yield Problem(at, "dataset is missing, and a pruner here needs calibration data")
+    if block.sparsity is None and any(
+        p == "unstructured" and r.name != DENSE for p in block.pattern for r in block.pruner
+    ):
+        yield Problem(at, "sparsity is missing, and pattern unstructured does not imply one")
+    folds = grid.calibration.folds
+    if folds is not None and len(block.seed) > folds:
+        yield Problem(
+            (*at, "seed"),
+            f"{len(block.seed)} seeds and calibration.folds: {folds}; every seed takes a fold of "
+            "its own, so list at most as many seeds, or use more folds",
+        )
+
+
+def _cycles(grid: Grid) -> Iterator[Problem]:
+    """Datasets that are made from themselves."""
+
+    def reaches(name: str, start: str, seen: frozenset[str]) -> bool:
+        spec = grid.dataset_spec(name)
+        return spec is not None and any(
+            p == start or (p not in seen and reaches(p, start, seen | {p})) for p in spec.parents
+        )
+
+    for name in grid.datasets:
+        if reaches(name, name, frozenset({name})):
+            yield Problem(("datasets", name), "is made from itself; break the circle")

@@ -1,0 +1,267 @@
+"""What a grid's names stand for: folders, files, and the identities that enter the keys.
+
+Nothing here imports torch or fetches anything, except `fetch_missing`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, SerializeAsAny
+
+from calib import sources
+from calib.spec import DatasetSpec, Strict
+from jobs.cells import Cell, digest
+from jobs.demo.text import find as find_demo
+from jobs.files import Fingerprints, read_json
+from jobs.grid import Grid
+from jobs.gridfile import Place, Problem, choices
+from jobs.tasks import perplexity_texts, task_index
+from prune.model import hub
+from prune.pattern import Pattern
+
+SCIENCE_FILES = ("config.json", "*.safetensors", "tokenizer*", "*.model", "merges.txt", "vocab.*")
+"""The files of a model folder that its content hash is made of."""
+
+
+class ModelInput(Strict):
+    """A model of the grid: its folder and content hash, None where it is not fetched yet."""
+
+    folder: Path | None = None
+    content: str | None = None
+
+
+class DatasetInput(Strict):
+    """A dataset, or a perplexity text, of the grid.
+
+    Attributes:
+        spec: what the grid, or the built-in table, says of it.
+        source: its files, where it has any and they are on this machine.
+        identity: of its pool, None where something is not fetched yet. For generated text it
+            depends on the model, and is made by `Inputs.pool`.
+    """
+
+    spec: SerializeAsAny[DatasetSpec]
+    source: sources.Source | None = None
+    identity: str | None = None
+
+
+class Inputs(BaseModel):
+    """Everything a grid names, looked up.
+
+    Attributes:
+        models, datasets, texts: by name. task_folders: lm-eval task files by task name.
+        mirror: folder that hub ids resolve in. demo: the demo's collected text.
+        problems: what is wrong. unresolved: hub ids that are not on this machine.
+    """
+
+    models: dict[str, ModelInput] = {}
+    datasets: dict[str, DatasetInput] = {}
+    texts: dict[str, DatasetInput] = {}
+    task_folders: dict[str, list[str]] = {}
+    mirror: Path | None = None
+    demo: Path | None = None
+    problems: list[Problem] = Field(default=[], exclude=True)
+    unresolved: list[str] = Field(default=[], exclude=True)
+
+    def pool(self, dataset: str, model: str, dtype: str, seqlen: int | None) -> str | None:
+        """The identity of a dataset's pool for a model, None where it is not known yet."""
+        entry = self.datasets[dataset]
+        spec = entry.spec
+        if spec.generate is not None:
+            content = self.models[model].content
+            source = self.pool(spec.generate.source, model, dtype, seqlen)
+            if content is None or source is None:
+                return None
+            settings = spec.generate.model_dump() | {"source": source, "model": content}
+            settings |= {"max_tokens": spec.generate.max_tokens or seqlen, "dtype": dtype}
+            return digest(settings | {"max_documents": spec.max_documents, "version": 1})
+        if spec.mixture is not None:
+            parts = {n: self.pool(n, model, dtype, seqlen) for n in spec.mixture}
+            if None in parts.values():
+                return None
+            weights = sorted((str(parts[n]), weight) for n, weight in spec.mixture.items())
+            return digest({"mixture": weights, "max_documents": spec.max_documents, "version": 1})
+        return entry.identity
+
+
+def look_up(grid: Grid, base: Path, out: Path) -> Inputs:
+    """Find everything that a grid names, without fetching; collects problems instead of raising.
+
+    Args:
+        grid: the grid.
+        base: the folder of the grid file.
+        out: the folder of runs and artefacts.
+    """
+    mirror = None if grid.mirror is None else base / Path(grid.mirror).expanduser()
+    if mirror is not None and not mirror.is_dir():
+        return Inputs(problems=[Problem(("mirror",), f"no folder {mirror}; make it, or use null")])
+    fingerprints = Fingerprints(out / ".fingerprints")
+    demo = find_demo(out / "artefacts") if uses_demo(grid) else None
+    inputs = Inputs(mirror=None if mirror is None else mirror.resolve(), demo=demo)
+    finder = _Finder(base, inputs, fingerprints)
+    for i, name in enumerate(grid.model):
+        place: Place = ("model", i) if len(grid.model) > 1 else ("model",)
+        inputs.models[name] = finder.model(name, place)
+    for name in sorted(_used_datasets(grid)):
+        spec = grid.dataset_spec(name)
+        assert spec is not None  # unknown names were refused with the grid
+        inputs.datasets[name] = finder.dataset(name, spec, ("datasets", name))
+    for name in grid.evaluate.perplexity:
+        if name in perplexity_texts():
+            text = finder.dataset(name, perplexity_texts()[name], ("evaluate", "perplexity"))
+            inputs.texts[name] = text
+    if grid.evaluate.tasks:
+        index = task_index(out / ".fingerprints")
+        for i, task in enumerate(grid.evaluate.tasks):
+            finder.task(task.name, ("evaluate", "tasks", i), index)
+    fingerprints.save()
+    return inputs
+
+
+@dataclass
+class _Finder:
+    """Looks names up and notes what is wrong or missing in `inputs`."""
+
+    base: Path
+    inputs: Inputs
+    fingerprints: Fingerprints
+
+    def model(self, name: str, place: Place) -> ModelInput:
+        """A model folder, its content hashed."""
+        try:
+            folder = (
+                demo_model_folder()
+                if name == "demo"
+                else hub.find(name, "model", self.inputs.mirror, self.base)
+            )
+        except hub.NotFetchedError:
+            self.inputs.unresolved.append(f"model {name}")
+            return ModelInput()
+        except FileNotFoundError as error:
+            self.inputs.problems.append(Problem(place, str(error)))
+            return ModelInput()
+        if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+            message = f"{folder} is no model folder: it needs config.json and *.safetensors"
+            if any(folder.glob("*.bin")):
+                message += " (pickled *.bin weights are not read; convert them to safetensors)"
+            self.inputs.problems.append(Problem(place, message))
+            return ModelInput()
+        paths = sorted({p for pattern in SCIENCE_FILES for p in folder.glob(pattern)})
+        content = digest([(p.name, self.fingerprints.of(p)) for p in paths])
+        return ModelInput(folder=folder, content=content)
+
+    def dataset(self, name: str, spec: DatasetSpec, place: Place) -> DatasetInput:
+        """The files of a dataset, their contents hashed; nothing for one made from others."""
+        if spec.path is None:
+            return DatasetInput(spec=spec)
+        if self.inputs.demo is None and any(f.startswith("demo:") for f in spec.data_files or []):
+            self.inputs.unresolved.append(f"dataset {name}")
+            return DatasetInput(spec=spec)
+        try:
+            source = sources.locate(spec, self.base, self.inputs.mirror, self.inputs.demo)
+        except hub.NotFetchedError:
+            self.inputs.unresolved.append(f"dataset {spec.path}")
+            return DatasetInput(spec=spec)
+        except FileNotFoundError as error:
+            self.inputs.problems.append(Problem(place, f"{name}: {error}"))
+            return DatasetInput(spec=spec)
+        identity = {
+            "files": self.fingerprints.of_all(source.files),
+            "loader": source.loader,
+            "column": source.column,
+            "max_documents": spec.max_documents,
+            "version": 1,
+        }
+        return DatasetInput(spec=spec, source=source, identity=digest(identity))
+
+    def task(self, name: str, place: Place, index: dict[str, list[str]]) -> None:
+        """The task files that an lm-eval task needs."""
+        if name in index:
+            self.inputs.task_folders[name] = index[name]
+        else:
+            message = f"unknown task {name!r}; " + choices(name, list(index))
+            self.inputs.problems.append(Problem(place, message))
+
+
+def _used_datasets(grid: Grid) -> set[str]:
+    """The datasets that the grid's cells, reference or perplexities read, and their parents."""
+    used = {d for block in grid.cells for d in block.dataset or []}
+    used |= {r for m in grid.model if (r := grid.reference_of(m)) is not None}
+    used |= {t for t in grid.evaluate.perplexity if t not in perplexity_texts()}
+    queue = list(used)
+    while queue:
+        spec = grid.dataset_spec(queue.pop())
+        fresh = [p for p in (spec.parents if spec else []) if p not in used]
+        used.update(fresh)
+        queue += fresh
+    return used
+
+
+def demo_model_folder() -> Path:
+    """The model that ships with the demo."""
+    return Path(__file__).parent / "demo" / "model"
+
+
+def uses_demo(grid: Grid) -> bool:
+    """Does the grid read the demo's text, which the launcher has to collect first?"""
+    specs = [grid.dataset_spec(n) for n in _used_datasets(grid)]
+    specs += [perplexity_texts().get(n) for n in grid.evaluate.perplexity]
+    files = [f for spec in specs if spec is not None for f in spec.data_files or []]
+    return any(f.startswith("demo:") for f in files) or any(
+        task.name.startswith("demo_") for task in grid.evaluate.tasks
+    )
+
+
+def fetch_missing(grid: Grid, inputs: Inputs, say: Callable[[str], None]) -> None:
+    """Download the models and datasets that are not on this machine to the hub cache."""
+    for name, model in inputs.models.items():
+        if model.folder is None:
+            say(f"fetching model {name}")
+            hub.fetch(name, "model", [*SCIENCE_FILES, "generation_config.json"])
+    for entry in [*inputs.datasets.values(), *inputs.texts.values()]:
+        if entry.spec.path is not None and entry.source is None:
+            say(f"fetching dataset {entry.spec.path}")
+            sources.fetch(entry.spec)
+
+
+TRANSPOSED = ("gpt2", "openai-gpt")
+"""Model types that store their linears as [inputs, outputs]."""
+
+
+def width_problems(grid: Grid, cells: Iterable[Cell], inputs: Inputs) -> Iterator[Problem]:
+    """N:M patterns whose M does not divide the inputs of every linear that is to be pruned."""
+    wanted = {(c.model, c.pattern) for c in cells if c.pattern != "unstructured"}
+    for model, pattern in sorted(wanted):
+        folder, m = inputs.models[model].folder, Pattern.parse(pattern).m
+        widths = _matrix_widths(folder, grid.pruning.skip) if folder is not None else {}
+        wrong = {name: width for name, width in widths.items() if width % m}
+        if wrong:
+            listed = ", ".join(f"{n} ({w})" for n, w in sorted(wrong.items())[:6])
+            yield Problem(
+                ("cells",),
+                f"pattern {pattern} needs linears with a number of inputs that {m} divides; in "
+                f"{model} it does not divide: {listed}; choose another pattern, or `pruning.skip`",
+            )
+
+
+def _matrix_widths(folder: Path, skip: Iterable[str]) -> dict[str, int]:
+    """Inputs of every weight matrix inside a block, by its name there, from the file headers."""
+    inputs = 0 if read_json(folder / "config.json").get("model_type") in TRANSPOSED else 1
+    widths: dict[str, int] = {}
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header: dict[str, Any] = json.loads(file.read(length))
+        for name, entry in header.items():
+            inside = re.search(r"\.\d+\.(.+)\.weight$", name)  # after the number of the block
+            if inside and len(entry["shape"]) == 2:
+                widths[inside[1]] = entry["shape"][inputs]
+    return {n: w for n, w in widths.items() if not any(fnmatch(n, s) for s in skip)}

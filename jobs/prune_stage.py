@@ -1,0 +1,222 @@
+"""Pruning one cell: from its calibration set to the pruned model and the cell's record."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from calib.draw import CalibrationSet
+from jobs.cells import Cell
+from jobs.claims import build_once
+from jobs.files import finite
+from jobs.heartbeat import Heartbeat
+from jobs.provenance import provenance
+from jobs.records import write_record
+from jobs.scorer import window_losses
+from jobs.stages import Stages
+from prune.loop import PruneReport, PruningOptions, prune_model
+from prune.model.blocks import block_linears, decoder_blocks
+from prune.pattern import Pattern
+from prune.recipe import DENSE
+
+
+def prune_and_record(stages: Stages, key: str, cell: Cell, beat: Heartbeat) -> PreTrainedModel:
+    """Prune the cell's model, keep what the grid wants kept, write the record; returns the model.
+
+    A record that is there already stays as it is: a model pruned again, for a new evaluation,
+    is the same model.
+    """
+    calibration_key, calibration = None, None
+    similarity: dict[str, Any] | None = None
+    if cell.draw is not None:
+        calibration_key, calibration = stages.calibration(cell.draw, cell.model)
+        found = stages.similarity(cell.draw.dataset, cell.model, cell.draw.seqlen)
+        similarity = None if found is None else {k: vars(v) for k, v in found.items()}
+    model = stages.load(cell.model)
+    if similarity is not None and "perplexity" in stages.plan.similarity.measures:
+        assert calibration is not None
+        beat("similarity")
+        similarity["perplexity"] = _calibration_perplexity(model, calibration)
+    started = time.monotonic()
+    report = _prune(stages, cell, model, calibration, beat)
+    seconds = time.monotonic() - started
+    _keep(stages, key, cell, model, beat)
+    beat.stop()
+    if not stages.run.record(key).is_file():
+        _write(stages, key, cell, report, seconds, beat, calibration_key, similarity)
+    return model
+
+
+def _prune(
+    stages: Stages,
+    cell: Cell,
+    model: PreTrainedModel,
+    calibration: CalibrationSet | None,
+    beat: Heartbeat,
+) -> PruneReport:
+    beat("prune")
+    ids = None if calibration is None else torch.from_numpy(calibration.input_ids).long()
+    return prune_model(
+        model,
+        cell.recipe,
+        cell.sparsity,
+        Pattern.parse(cell.pattern),
+        ids,
+        seed=cell.seed or 0,
+        options=pruning_options(stages),
+        progress=lambda block, blocks: beat("prune", block, blocks),
+    )
+
+
+def pruning_options(stages: Stages) -> PruningOptions:
+    """The grid's `pruning` section, as the block loop takes it."""
+    pruning = stages.plan.pruning
+    return PruningOptions(pruning.propagate, tuple(pruning.skip), pruning.fused)
+
+
+def _calibration_perplexity(
+    model: PreTrainedModel, calibration: CalibrationSet
+) -> dict[str, float | int]:
+    """Perplexity of the calibration windows under the dense model, with its standard error."""
+    losses = torch.tensor(window_losses(model, calibration.input_ids.tolist()), dtype=torch.float64)
+    means = losses / (calibration.input_ids.shape[1] - 1)
+    value = float(means.mean().exp())
+    stderr = float(value * means.std() / len(means) ** 0.5)
+    return {"value": value, "stderr": stderr, "n": len(means)}
+
+
+def _write(
+    stages: Stages,
+    key: str,
+    cell: Cell,
+    report: PruneReport,
+    seconds: float,
+    beat: Heartbeat,
+    calibration_key: str | None,
+    similarity: dict[str, Any] | None,
+) -> None:
+    from jobs.cell import peak_memory_bytes
+
+    plan = stages.plan
+    record = {
+        "cell": key,
+        "run": plan.name,
+        **describe(cell, plan.dtype),
+        "science": cell.to_json() | {"content": plan.inputs.models[cell.model].content},
+        "calibration": calibration_key,
+        "similarity": similarity,
+        "achieved_sparsity": report.achieved_sparsity,
+        "model_sparsity": report.model_sparsity,
+        "block_errors": report.block_errors,
+        "stages": beat.seconds,
+        "prune_seconds": seconds,
+        "gpu_seconds": sum(beat.seconds.values()) if torch.cuda.is_available() else None,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "attempt": len(stages.run.failures(key)) + 1,
+        "time": time.time(),
+        "provenance": provenance(),
+    }
+    linears = [
+        {
+            "cell": key,
+            "block": x.block,
+            "linear": x.linear,
+            "rows": x.rows,
+            "columns": x.columns,
+            "pruned": x.pruned,
+            "error": getattr(x, "error", None),
+            "heldout_error": getattr(x, "heldout_error", None),
+        }
+        for x in report.linears
+    ]
+    write_record(stages.run, key, finite(record), linears)
+
+
+def describe(cell: Cell, dtype: str) -> dict[str, Any]:
+    """A cell in the words of the database's `results` view."""
+    draw = cell.draw
+    return {
+        "model": cell.model,
+        "dataset": draw.dataset if draw else None,
+        "pruner": cell.recipe.name,
+        "recipe": str(cell.recipe),
+        "sparsity": float(cell.sparsity),
+        "pattern": cell.pattern,
+        "size": draw.size if draw else None,
+        "seed": cell.seed,
+        "seqlen": draw.seqlen if draw else None,
+        "sampler": draw.sampler if draw else None,
+        "dtype": dtype,
+    }
+
+
+# -- kept models and masks
+
+
+def _keep(stages: Stages, key: str, cell: Cell, model: PreTrainedModel, beat: Heartbeat) -> None:
+    """Store the pruned model, or its masks, where the grid wants them; never the dense model."""
+    keep = stages.plan.keep
+    if keep == "none" or cell.recipe.name == DENSE:
+        return
+    beat("keep")
+
+    def save_model(folder: Path) -> None:
+        model.save_pretrained(folder)
+        stages.tokenizer(cell.model).save_pretrained(folder)
+
+    def save_masks(folder: Path) -> None:
+        masks = {name: pack_bits(weight == 0) for name, weight in _weights(stages, model)}
+        save_file(masks, folder / "masks.safetensors")
+
+    if keep == "models":
+        build_once(stages.run.model(key), save_model)
+    else:
+        build_once(stages.run.masks(key), save_masks)
+
+
+def _weights(stages: Stages, model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
+    """The prunable weights of a model by block and name, as views."""
+    pruning = stages.plan.pruning
+    return [
+        (f"{index}.{linear.name}", linear.weight)
+        for index, block in enumerate(decoder_blocks(model))
+        for linear in block_linears(block, pruning.skip, pruning.fused)
+    ]
+
+
+def pack_bits(mask: torch.Tensor) -> torch.Tensor:
+    """A bool mask as uint8, eight weights a byte, the first in the lowest bit."""
+    flat = torch.nn.functional.pad(mask.flatten().cpu(), (0, -mask.numel() % 8))
+    powers = 2 ** torch.arange(8, dtype=torch.uint8)
+    return (flat.view(-1, 8).to(torch.uint8) * powers).sum(1, dtype=torch.uint8)
+
+
+def unpack_bits(packed: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """What `pack_bits` packed."""
+    bits = (packed[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
+    return bits.flatten()[: shape.numel()].bool().view(shape)
+
+
+def kept_model(stages: Stages, key: str) -> PreTrainedModel | None:
+    """The pruned model of a recorded cell from what was kept; None where it must be pruned again."""
+    from prune.model.load import load_model
+
+    cell = stages.plan.cell(key)
+    if cell.recipe.name == DENSE:
+        return stages.load(cell.model)
+    if stages.run.model(key).is_dir():
+        stages.progress("load", 0, 0)
+        return load_model(stages.run.model(key), stages.plan.dtype)
+    updates = any(getattr(part, "updates_weights", True) for part in cell.recipe.parts)
+    if stages.run.masks(key).is_dir() and not updates:
+        model = stages.load(cell.model)
+        masks = load_file(stages.run.masks(key) / "masks.safetensors")
+        for name, weight in _weights(stages, model):
+            weight.masked_fill_(unpack_bits(masks[name], weight.shape).to(weight.device), 0)
+        return model
+    return None

@@ -1,0 +1,205 @@
+"""A run folder: the plan of its cells, and where everything about them lies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from jobs.cells import Cell, digest
+from jobs.files import read_json, write_text
+from jobs.grid import Compare, Evaluate, Pruning, Resources, Similarity
+from jobs.inputs import Inputs
+from jobs.tasks import Text
+
+EVALUATION_VERSION = 1
+"""Raised when an evaluation computes something else than before."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One thing a cell is measured on; `key` identifies it together with the cell.
+
+    Attributes:
+        kind: "task" (lm-eval) or "text" (perplexity).
+        name: of the task or text in the grid.
+        settings: all that the figures depend on beside the model.
+    """
+
+    kind: str
+    name: str
+    settings: dict[str, Any]
+
+    def key(self, cell: str) -> str:
+        """The identity of this evaluation of one cell."""
+        return digest({"cell": cell, "kind": self.kind, "name": self.name, **self.settings})
+
+
+class Plan(BaseModel):
+    """What a run is to do: the grid, looked up and expanded. Written by every launch."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    grid: str
+    dtype: str
+    keep: str
+    reference: dict[str, str | None]
+    seqlen: int
+    harness: str
+    pruning: Pruning
+    similarity: Similarity
+    evaluate: Evaluate
+    compare: Compare
+    resources: Resources
+    inputs: Inputs
+    cells: dict[str, dict[str, Any]]
+
+    def cell(self, key: str) -> Cell:
+        """The cell of a key.
+
+        Raises:
+            KeyError: the grid has no such cell.
+        """
+        return Cell.from_json(self.cells[key])
+
+    def evaluations(self, model: str) -> list[Evaluation]:
+        """What every cell of a model is measured on, in the order of the grid."""
+        return [*self._tasks(), *self._texts(model)]
+
+    def _tasks(self) -> Iterator[Evaluation]:
+        common = {
+            "bos": self.evaluate.bos,
+            "max_length": self.evaluate.max_length,
+            "limit": self.evaluate.limit,
+            "harness": self.harness,
+            "version": EVALUATION_VERSION,
+        }
+        for task in self.evaluate.tasks:
+            settings = common | {"num_fewshot": task.num_fewshot}
+            if task.name.startswith("demo_") and self.inputs.demo is not None:
+                settings["files"] = self.inputs.demo.name
+            yield Evaluation("task", task.name, settings)
+
+    def _texts(self, model: str) -> Iterator[Evaluation]:
+        for name in self.evaluate.perplexity:
+            text = self.inputs.texts.get(name)
+            settings: dict[str, Any] = {
+                "bos": self.evaluate.bos,
+                "limit": self.evaluate.limit,
+                "version": EVALUATION_VERSION,
+            }
+            if text is None:  # a dataset of the grid: its pool, as a stream
+                settings |= {"text": self.inputs.pool(name, model, self.dtype, self.seqlen)}
+                settings |= {"seqlen": self.seqlen, "max_length": None}
+            else:
+                assert isinstance(text.spec, Text)
+                by_row = text.spec.join is None
+                settings |= {"text": text.identity, "join": text.spec.join}
+                settings |= {"seqlen": None if by_row else self.seqlen}
+                settings |= {"max_length": self.evaluate.max_length if by_row else None}
+            yield Evaluation("text", name, settings)
+
+
+class RunFolder:
+    """The files of a run, by what they are."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+
+    @property
+    def artefacts(self) -> Path:
+        """What runs share."""
+        return self.path.parent / "artefacts"
+
+    @property
+    def database(self) -> Path:
+        """The run's results."""
+        return self.path / "results.duckdb"
+
+    def write_plan(self, plan: Plan) -> None:
+        """Put a plan in place of the one before."""
+        write_text(self.path / "plan.json", plan.model_dump_json(by_alias=True, indent=1))
+
+    def read_plan(self) -> Plan:
+        """The plan of the latest launch.
+
+        Raises:
+            FileNotFoundError: this is no run folder.
+        """
+        path = self.path / "plan.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{self.path} is no run: it has no plan.json")
+        return Plan.model_validate_json(path.read_text("utf-8"))
+
+    def record(self, cell: str) -> Path:
+        """What came of pruning a cell."""
+        return self.path / "cells" / f"{cell}.json"
+
+    def tables(self, cell: str) -> Path:
+        """The long tables of a cell's pruning."""
+        return self.path / "cells" / f"{cell}.parquet"
+
+    def evaluation(self, cell: str, evaluation: str) -> Path:
+        """What came of one evaluation of a cell."""
+        return self.path / "evaluations" / cell / f"{evaluation}.json"
+
+    def calibration(self, key: str) -> Path:
+        """The folder of a calibration set."""
+        return self.path / "calibration" / key
+
+    def model(self, cell: str) -> Path:
+        """The folder of a kept model."""
+        return self.path / "models" / cell
+
+    def masks(self, cell: str) -> Path:
+        """The folder of kept masks."""
+        return self.path / "masks" / cell
+
+    def claim(self, cell: str) -> Path:
+        """Says which process works on a cell."""
+        return self.path / "claims" / cell
+
+    def heartbeat(self, cell: str) -> Path:
+        """Says how far a cell is."""
+        return self.path / "heartbeats" / f"{cell}.json"
+
+    def log(self, name: str) -> Path:
+        """What a job printed."""
+        return self.path / "logs" / f"{name}.log"
+
+    def missing_evaluations(self, plan: Plan, key: str) -> list[Evaluation]:
+        """The evaluations that a cell still needs."""
+        return [
+            e
+            for e in plan.evaluations(plan.cells[key]["model"])
+            if not self.evaluation(key, e.key(key)).is_file()
+        ]
+
+    def is_done(self, plan: Plan, key: str) -> bool:
+        """Is a cell pruned and measured on everything?"""
+        return self.record(key).is_file() and not self.missing_evaluations(plan, key)
+
+    def failures(self, cell: str) -> list[dict[str, Any]]:
+        """The failed attempts of a cell, oldest first."""
+        paths = (self.path / "failures").glob(f"{cell}.*.json")
+        return [read_json(p) for p in sorted(paths, key=lambda p: int(p.name.split(".")[1]))]
+
+    def write_failure(self, cell: str, failure: dict[str, Any]) -> Path:
+        """Keep a failed attempt under the next free number."""
+        folder = self.path / "failures"
+        folder.mkdir(parents=True, exist_ok=True)
+        attempt = len(list(folder.glob(f"{cell}.*.json"))) + 1
+        while True:
+            path = folder / f"{cell}.{attempt}.json"
+            try:
+                with path.open("x", encoding="utf-8") as file:
+                    json.dump({"cell": cell, "attempt": attempt, **failure}, file, indent=1)
+            except FileExistsError:
+                attempt += 1
+            else:
+                return path

@@ -1,0 +1,198 @@
+"""Log-likelihoods under a model: token windows, and lm-eval requests that share their context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from torch import Tensor
+from transformers import PreTrainedModel
+
+TOKENS_PER_BATCH = 2048
+LOGITS_PER_BATCH = 2**28
+"""Bounds a batch by its tokens, and by the memory of its logits (float32: 1 GiB)."""
+
+AGREEMENT = 1e-3
+"""Largest difference of log-likelihoods, per token, between shared and separate contexts, in
+float32; a model that exceeds it is scored request by request."""
+
+
+def batch_tokens(model: PreTrainedModel) -> int:
+    """Tokens that go through a model together."""
+    return max(1, min(TOKENS_PER_BATCH, LOGITS_PER_BATCH // model.config.vocab_size))
+
+
+@torch.no_grad()
+def window_losses(model: PreTrainedModel, windows: Sequence[Sequence[int]]) -> list[float]:
+    """Summed negative log-likelihood, in nats, of every token after the first of each window.
+
+    Windows of equal length go through the model together; no padding is needed.
+    """
+    losses = [0.0] * len(windows)
+    order = sorted(range(len(windows)), key=lambda i: -len(windows[i]))
+    start = 0
+    while start < len(order):
+        length = len(windows[order[start]])
+        most = start + max(1, batch_tokens(model) // max(1, length))
+        same = [i for i in order[start:most] if len(windows[i]) == length]
+        start += len(same)
+        if length < 2:
+            continue
+        ids = torch.tensor([list(windows[i]) for i in same], device=model.device)
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+        chosen = _log_probabilities(logits, ids[:, 1:]).sum(1)
+        for i, value in zip(same, chosen.tolist(), strict=True):
+            losses[i] = -value
+    return losses
+
+
+def _log_probabilities(logits: Tensor, tokens: Tensor) -> Tensor:
+    """log p of `tokens` [..., n] under float32 `logits` [..., n, vocabulary]; float64 [..., n]."""
+    logits = logits.float()
+    chosen = logits.gather(-1, tokens[..., None])[..., 0]
+    return chosen.double() - logits.logsumexp(-1).double()
+
+
+Request = tuple[tuple[str, str], list[int], list[int]]
+"""As lm-eval passes them: (context, continuation), their token ids."""
+
+
+@dataclass
+class Row:
+    """One sequence: a context, and the continuations that follow it, each seeing only itself.
+
+    Attributes:
+        context: token ids.
+        requests: indices of the requests. continuations: their token ids.
+    """
+
+    context: list[int]
+    requests: list[int]
+    continuations: list[list[int]]
+
+    def tokens(self) -> list[int]:
+        """The sequence: of each continuation all but the last token, which predicts nothing."""
+        return self.context + [t for c in self.continuations for t in c[:-1]]
+
+
+class Scorer(HFLM):
+    """lm-eval's own HF model, except that requests with one context share its computation.
+
+    Each log-likelihood is the one that separate sequences give, up to rounding: positions and the
+    attention mask make every continuation follow the context directly. Logits are taken only
+    where something is scored. The first shared batch is checked against separate sequences; a
+    model whose attention does not take such masks is scored separately, and `shared` says so.
+    """
+
+    shared: bool | None = None  # not known before the first batch
+
+    def _loglikelihood_tokens(
+        self,
+        requests: list[Request],
+        disable_tqdm: bool = False,
+        override_bs: int | None = None,
+    ) -> list[tuple[float, bool]]:
+        """(log-likelihood, is it what greedy decoding gives) of each request, in order."""
+        results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        rows = sorted(self._rows(requests), key=lambda row: -len(row.tokens()))
+        if self.shared is None:
+            self.shared = self._agrees(rows)
+        if not self.shared:
+            rows = [
+                Row(row.context, [i], [c])
+                for row in rows
+                for i, c in zip(row.requests, row.continuations, strict=True)
+            ]
+        for batch in _batches(rows, batch_tokens(self.model)):
+            for index, result in self._score(batch):
+                results[index] = result
+        return results
+
+    def _rows(self, requests: Sequence[Request]) -> list[Row]:
+        """Requests by context; one that must be cut to the model's length stands alone."""
+        rows: dict[tuple[int, ...], Row] = {}
+        alone: list[Row] = []
+        for i, (_, context, continuation) in enumerate(requests):
+            excess = len(context) + len(continuation) - 1 - self.max_length
+            if excess > 0:  # cut from the left, as lm-eval does
+                alone.append(Row(context[excess:], [i], [continuation]))
+                continue
+            row = rows.setdefault(tuple(context), Row(context, [], []))
+            row.requests.append(i)
+            row.continuations.append(continuation)
+        return [*rows.values(), *alone]
+
+    def _agrees(self, rows: Sequence[Row]) -> bool:
+        """Do shared contexts give what separate sequences give, for the first rows that share?"""
+        sharing = [row for row in rows if len(row.requests) > 1][:4]
+        if not sharing:
+            return True
+        together = dict(self._score(sharing))
+        for row in sharing:
+            for i, continuation in zip(row.requests, row.continuations, strict=True):
+                ((_, (separate, _)),) = self._score([Row(row.context, [i], [continuation])])
+                tolerance = AGREEMENT if self.model.dtype == torch.float32 else 50 * AGREEMENT
+                if abs(together[i][0] - separate) > tolerance * max(1, len(continuation)):
+                    return False
+        return True
+
+    @torch.no_grad()
+    def _score(self, rows: Sequence[Row]) -> Iterator[tuple[int, tuple[float, bool]]]:
+        """Index and result of every request in a batch of rows."""
+        ids, positions, mask = _pack(rows, self.model.dtype)
+        arguments: dict[str, Any] = {"input_ids": ids.to(self.device), "use_cache": False}
+        if any(len(row.requests) > 1 for row in rows):
+            arguments |= {
+                "attention_mask": mask.to(self.device),
+                "position_ids": positions.to(self.device),
+            }
+        logits = self.model(**arguments).logits
+        for number, row in enumerate(rows):
+            end = len(row.context)
+            for index, continuation in zip(row.requests, row.continuations, strict=True):
+                where = [len(row.context) - 1, *range(end, end + len(continuation) - 1)]
+                end += len(continuation) - 1
+                wanted = torch.tensor(continuation, device=logits.device)
+                picked = logits[number, where]
+                value = float(_log_probabilities(picked, wanted).sum())
+                yield index, (value, bool((picked.argmax(-1) == wanted).all()))
+
+
+def _batches(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
+    """Rows, longest first, in batches that hold `tokens` tokens with padding, or one row."""
+    start = 0
+    while start < len(rows):
+        count = max(1, tokens // max(1, len(rows[start].tokens())))
+        yield list(rows[start : start + count])
+        start += count
+
+
+def _pack(rows: Sequence[Row], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids [rows, length], positions alike, and the mask [rows, 1, length, length].
+
+    The mask is 0 where a position may look and the lowest number of `dtype` where not. Padding
+    stands at the end and looks at itself only.
+    """
+    sequences = [row.tokens() for row in rows]
+    length = max(map(len, sequences))
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    positions = torch.zeros(len(rows), length, dtype=torch.long)
+    see = torch.eye(length, dtype=torch.bool).repeat(len(rows), 1, 1)
+    for number, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
+        ids[number, : len(sequence)] = torch.tensor(sequence)
+        start = len(row.context)
+        positions[number, :start] = torch.arange(start)
+        see[number, :start, :start] = torch.ones(start, start, dtype=torch.bool).tril()
+        end = start
+        for continuation in row.continuations:
+            own = slice(end, end + len(continuation) - 1)
+            count = own.stop - own.start
+            positions[number, own] = torch.arange(start, start + count)
+            see[number, own, :start] = True
+            see[number, own, own] = torch.ones(count, count, dtype=torch.bool).tril()
+            end = own.stop
+    mask = torch.zeros(see.shape, dtype=dtype).masked_fill(~see, torch.finfo(dtype).min)
+    return ids, positions, mask[:, None]

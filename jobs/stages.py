@@ -1,0 +1,261 @@
+"""The stages before pruning: text, tokens, generation, draws and similarity, each computed once.
+
+Every product is an artefact that cells and runs share, identified by what it is made from.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from safetensors.numpy import load_file, save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from calib import generation, sources
+from calib.draw import CalibrationSet, draw
+from calib.pool import SEPARATOR, Pool, Tokens
+from calib.similarity import Value, compare, exact, minhash, nearest, words
+from jobs.cells import Draw, calibration_science, digest
+from jobs.claims import build_once
+from jobs.files import read_json, write_json
+from jobs.run import Plan, RunFolder
+from jobs.tasks import Text
+from prune.model.load import load_model, load_tokenizer
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage and how far it is: (stage, done, total)."""
+
+NEAREST_DOCUMENTS = 1000
+"""Documents looked at on either side for the nearest-neighbour similarity."""
+
+
+class Stages:
+    """The stages of one run, in one process."""
+
+    def __init__(self, run: RunFolder, plan: Plan, progress: Progress) -> None:
+        self.run = run
+        self.plan = plan
+        self.progress = progress
+
+    # -- models
+
+    def folder(self, model: str) -> Path:
+        """The files of a model.
+
+        Raises:
+            FileNotFoundError: it was not fetched before the run was planned.
+        """
+        folder = self.plan.inputs.models[model].folder
+        if folder is None:
+            raise FileNotFoundError(f"model {model} is not on this machine; launch the grid again")
+        return folder
+
+    @cache  # noqa: B019  (one Stages a process, for its whole life)
+    def tokenizer(self, model: str) -> PreTrainedTokenizerBase:
+        """The tokenizer of a model."""
+        return load_tokenizer(self.folder(model))
+
+    def load(self, model: str) -> PreTrainedModel:
+        """The dense model, freshly read."""
+        self.progress("load", 0, 0)
+        return load_model(self.folder(model), self.plan.dtype)
+
+    def tokenize(self, model: str) -> Callable[[list[str]], list[list[int]]]:
+        """Texts to token ids, without special tokens."""
+        tokenizer = self.tokenizer(model)
+        return lambda texts: tokenizer(texts, add_special_tokens=False).input_ids
+
+    def artefact(self, kind: str, key: str, build: Callable[[Path], None]) -> Path:
+        """A shared artefact, built here unless it is there or another process builds it."""
+        path = self.run.artefacts / kind / key
+        return build_once(path, build, waiting=lambda: self.progress(f"wait: {kind}", 0, 0))
+
+    # -- text
+
+    def pool_folder(self, dataset: str, model: str, seqlen: int) -> Path:
+        """The documents that a dataset offers to a model, as a folder."""
+        identity = self.plan.inputs.pool(dataset, model, self.plan.dtype, seqlen)
+        if identity is None:
+            raise FileNotFoundError(f"dataset {dataset} is not on this machine; launch again")
+        entry = self.plan.inputs.datasets[dataset]
+        spec, source = entry.spec, entry.source
+
+        def build(folder: Path) -> None:
+            if spec.generate is not None:
+                self._generate(folder, dataset, model, seqlen)
+                return
+            self.progress("text", 0, 0)
+            if spec.mixture is not None:
+                parts = {n: self.pool(n, model, seqlen) for n in spec.mixture}
+                pool = Pool.mix(parts, spec.mixture)
+            else:
+                assert source is not None
+                pool = Pool.of(sources.read_texts(source), spec.max_documents)
+            pool.save(folder)
+
+        return self.artefact("pools", identity, build)
+
+    def pool(self, dataset: str, model: str, seqlen: int) -> Pool:
+        """The documents that a dataset offers to a model."""
+        return Pool.load(self.pool_folder(dataset, model, seqlen))
+
+    def tokens(self, dataset: str, model: str, seqlen: int, separator: str) -> Tokens:
+        """The tokens of a pool; `separator` stands before every document."""
+        folder = self.pool_folder(dataset, model, seqlen)
+        science = [folder.name, self.plan.inputs.models[model].content, separator]
+
+        def build(target: Path) -> None:
+            self.progress("tokenize", 0, 0)
+            Tokens.of(Pool.load(folder), self.tokenize(model), separator).save(target)
+
+        built = self.artefact("tokens", digest(science), build)
+        return Tokens.load(built, Pool.load(folder).ids)
+
+    def _generate(self, folder: Path, dataset: str, model: str, seqlen: int) -> None:
+        spec = self.plan.inputs.datasets[dataset].spec.generate
+        assert spec is not None
+        source = self.tokens(spec.source, model, seqlen, "")
+        texts = generation.generate(
+            self.load(model),
+            self.tokenizer(model),
+            source,
+            spec,
+            spec.max_tokens or seqlen,
+            lambda done, total: self.progress("generate", done, total),
+        )
+        free_memory()
+        generation.save(texts, folder)
+
+    # -- draws
+
+    def calibration_key(self, draw_: Draw, model: str) -> str:
+        """The identity of a calibration set."""
+        pool = self.plan.inputs.pool(draw_.dataset, model, self.plan.dtype, draw_.seqlen)
+        content = self.plan.inputs.models[model].content
+        return digest(calibration_science(draw_, pool) | {"model": content})
+
+    def calibration(self, draw_: Draw, model: str) -> tuple[str, CalibrationSet]:
+        """Key and content of the calibration set of a cell, kept in the run."""
+        key = self.calibration_key(draw_, model)
+
+        def build(folder: Path) -> None:
+            self.progress("draw", 0, 0)
+            separator = SEPARATOR if draw_.sampler == "stream" else ""
+            tokens = self.tokens(draw_.dataset, model, draw_.seqlen, separator)
+            if draw_.fold is not None:
+                tokens = tokens.fold(*draw_.fold)
+            drawn = draw(tokens, draw_.sampler, draw_.size, draw_.seqlen, draw_.seed)  # type: ignore[arg-type]
+            spec = self.plan.inputs.datasets[draw_.dataset].spec
+            manifest = vars(draw_) | {
+                "pool": self.pool_folder(draw_.dataset, model, draw_.seqlen).name,
+                "tokenizer": self.plan.inputs.models[model].content,
+                "separator": separator,
+                "generate": None if spec.generate is None else spec.generate.model_dump(),
+            }
+            CalibrationSet(drawn.input_ids, drawn.windows, manifest).save(folder)
+
+        return key, CalibrationSet.load(build_once(self.run.calibration(key), build))
+
+    # -- similarity
+
+    def similarity(self, dataset: str, model: str, seqlen: int) -> dict[str, Value] | None:
+        """How near a dataset's pool is to the reference's, by measure; None without a reference."""
+        reference = self.plan.reference[model]
+        if reference is None:
+            return None
+        settings = self.plan.similarity
+        pools = [
+            self.pool_folder(dataset, model, seqlen),
+            self.pool_folder(reference, model, seqlen),
+        ]
+        content = self.plan.inputs.models[model].content if settings.unit == "token" else None
+        corpus_measures = sorted(set(settings.measures) - {"perplexity"} | {"jaccard"})
+        science = settings.model_dump() | {"measures": corpus_measures, "tokenizer": content}
+        science |= {"pools": [p.name for p in pools], "version": 1}
+
+        def build(folder: Path) -> None:
+            self.progress("similarity", 0, 0)
+            values = self._measure(Pool.load(pools[0]), Pool.load(pools[1]), model)
+            write_json(folder / "similarity.json", {k: vars(v) for k, v in values.items()})
+
+        built = self.artefact("similarity", digest(science), build)
+        return {k: Value(**v) for k, v in read_json(built / "similarity.json").items()}
+
+    def _measure(self, candidate: Pool, reference: Pool, model: str) -> dict[str, Value]:
+        settings = self.plan.similarity
+        split: Callable[[str], Sequence[object]] = words
+        if settings.unit == "token":
+            tokenize = self.tokenize(model)
+            split = lambda text: tokenize([text])[0]  # noqa: E731
+        comparison = compare(candidate, reference, settings.n, settings.tokens, split)
+        values = {
+            k: v for k, v in exact(comparison).items() if k in ("jaccard", *settings.measures)
+        }
+        values["jaccard_minhash"] = minhash(comparison, settings.num_perm)
+        if "nearest" in settings.measures:
+            values["nearest"] = nearest(candidate, reference, settings.n, NEAREST_DOCUMENTS)
+        return values
+
+    # -- perplexity texts
+
+    def text_windows(self, name: str, model: str) -> tuple[list[list[int]], int | None, bool]:
+        """The token windows of a perplexity text.
+
+        Returns:
+            The windows; the text's length in bytes (None where it was cut); and whether each
+            window is a text of its own.
+        """
+        entry = self.plan.inputs.texts.get(name)
+        limit, seqlen = self.plan.evaluate.limit, self.plan.seqlen
+        if entry is None:
+            tokens = self.tokens(name, model, seqlen, SEPARATOR)
+            return cut(tokens.ids.tolist(), seqlen, limit), None, False
+        assert isinstance(entry.spec, Text)
+        assert entry.source is not None, f"text {name} is not on this machine; launch again"
+        rows = [
+            row
+            for row, _ in zip(
+                sources.read_rows(entry.source), range(entry.spec.max_documents), strict=False
+            )
+        ]
+        if entry.spec.join is None:
+            ids = self.tokenize(model)(rows[:limit])
+            longest = self.longest(model)
+            return [row[:longest] for row in ids], None, True
+        text = entry.spec.join.join(rows)
+        science = [entry.identity, entry.spec.join, self.plan.inputs.models[model].content]
+
+        def build(folder: Path) -> None:
+            self.progress("tokenize", 0, 0)
+            import numpy as np
+
+            ids = self.tokenize(model)([text])[0]
+            save_file({"ids": np.asarray(ids, np.int32)}, folder / "tokens.safetensors")
+
+        built = self.artefact("texts", digest(science), build)
+        windows = cut(load_file(built / "tokens.safetensors")["ids"].tolist(), seqlen, None)
+        whole = limit is None or limit >= len(windows)
+        return windows[:limit], len(text.encode()) if whole else None, False
+
+    def longest(self, model: str) -> int:
+        """Tokens of one text at most: the grid's max_length, else what the model has positions for."""
+        config = read_json(self.folder(model) / "config.json")
+        keys = ("max_position_embeddings", "n_positions", "seq_len", "max_seq_len")
+        positions = next((config[k] for k in keys if config.get(k)), 2048)
+        return int(self.plan.evaluate.max_length or positions)
+
+
+def cut(ids: Sequence[int], seqlen: int, limit: int | None) -> list[list[int]]:
+    """Consecutive windows of `seqlen` tokens, the last one shorter; the first `limit` of them."""
+    windows = [list(ids[i : i + seqlen]) for i in range(0, len(ids), seqlen)]
+    return [w for w in windows if len(w) > 1][:limit]
+
+
+def free_memory() -> None:
+    """Give back what a model that is no longer needed held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
