@@ -136,21 +136,26 @@ def calibration_science(draw: Draw, pool: str | None) -> dict[str, Any]:
     return drawn | {"pool": pool, "version": STAGE_VERSIONS["draw"]}
 
 
-def expand(grid: Grid) -> tuple[list[Cell], list[Problem]]:
-    """The cells of a grid, dense baselines first, then seed by seed; and what cannot run.
+def expand(grid: Grid) -> tuple[list[Cell], int, list[Problem]]:
+    """The cells of a grid, dense baselines first, then seed by seed.
 
     Cells that need no data, or no seed, stand for all datasets, sizes and seeds.
+
+    Returns:
+        The cells; how many combinations made them; and those that cannot run.
     """
     cells: dict[Cell, None] = {
         Cell(model, Recipe(DENSE), Fraction(0), "unstructured"): None for model in grid.model
     }
     problems: dict[Problem, None] = {}
+    products = 0
     single = len(grid.cells) == 1
     for i, block in enumerate(grid.cells):
         place: Place = ("cells",) if single else ("cells", i)
         for values in _products(grid, block):
             if any(_matches(values, rule) for rule in grid.exclude):
                 continue
+            products += 1
             cell = _cell(grid, block, values)
             try:
                 cell.recipe.check(cell.target)
@@ -159,7 +164,7 @@ def expand(grid: Grid) -> tuple[list[Cell], list[Problem]]:
                 problems[Problem((*place, "sparsity"), message)] = None
             cells[cell] = None
     order = sorted(cells, key=lambda c: (c.recipe.name != DENSE, -1 if c.seed is None else c.seed))
-    return order, list(problems)
+    return order, products, list(problems)
 
 
 def _products(grid: Grid, block: Block) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, SerializeAsAny
+from pydantic import BaseModel, Field
 
 from calib import sources
 from calib.spec import DatasetSpec, Strict
@@ -23,7 +23,7 @@ from jobs.demo.text import find as find_demo
 from jobs.files import Fingerprints, read_json
 from jobs.grid import Grid
 from jobs.gridfile import Place, Problem, choices
-from jobs.tasks import perplexity_texts, task_index
+from jobs.tasks import Text, perplexity_texts, task_index
 from prune.model import hub
 from prune.pattern import Pattern
 
@@ -39,7 +39,7 @@ class ModelInput(Strict):
 
 
 class DatasetInput(Strict):
-    """A dataset, or a perplexity text, of the grid.
+    """A dataset of the grid.
 
     Attributes:
         spec: what the grid, or the built-in table, says of it.
@@ -48,9 +48,15 @@ class DatasetInput(Strict):
             depends on the model, and is made by `Inputs.pool`.
     """
 
-    spec: SerializeAsAny[DatasetSpec]
+    spec: DatasetSpec
     source: sources.Source | None = None
     identity: str | None = None
+
+
+class TextInput(DatasetInput):
+    """A perplexity text of the grid."""
+
+    spec: Text
 
 
 class Inputs(BaseModel):
@@ -64,7 +70,7 @@ class Inputs(BaseModel):
 
     models: dict[str, ModelInput] = {}
     datasets: dict[str, DatasetInput] = {}
-    texts: dict[str, DatasetInput] = {}
+    texts: dict[str, TextInput] = {}
     task_folders: dict[str, list[str]] = {}
     mirror: Path | None = None
     demo: Path | None = None
@@ -116,8 +122,9 @@ def look_up(grid: Grid, base: Path, out: Path) -> Inputs:
         inputs.datasets[name] = finder.dataset(name, spec, ("datasets", name))
     for name in grid.evaluate.perplexity:
         if name in perplexity_texts():
-            text = finder.dataset(name, perplexity_texts()[name], ("evaluate", "perplexity"))
-            inputs.texts[name] = text
+            spec = perplexity_texts()[name]
+            found = finder.dataset(name, spec, ("evaluate", "perplexity"))
+            inputs.texts[name] = TextInput(spec=spec, source=found.source, identity=found.identity)
     if grid.evaluate.tasks:
         index = task_index(out / ".fingerprints")
         for i, task in enumerate(grid.evaluate.tasks):

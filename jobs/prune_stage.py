@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 from calib.draw import CalibrationSet
 from jobs.cells import Cell
 from jobs.claims import build_once
+from jobs.describe import describe
 from jobs.files import finite
 from jobs.heartbeat import Heartbeat
 from jobs.provenance import provenance
@@ -119,6 +121,7 @@ def _write(
         "peak_memory_bytes": peak_memory_bytes(),
         "attempt": len(stages.run.failures(key)) + 1,
         "time": time.time(),
+        "log": os.environ.get("CALGRID_LOG"),
         "provenance": provenance(),
     }
     linears = [
@@ -135,24 +138,6 @@ def _write(
         for x in report.linears
     ]
     write_record(stages.run, key, finite(record), linears)
-
-
-def describe(cell: Cell, dtype: str) -> dict[str, Any]:
-    """A cell in the words of the database's `results` view."""
-    draw = cell.draw
-    return {
-        "model": cell.model,
-        "dataset": draw.dataset if draw else None,
-        "pruner": cell.recipe.name,
-        "recipe": str(cell.recipe),
-        "sparsity": float(cell.sparsity),
-        "pattern": cell.pattern,
-        "size": draw.size if draw else None,
-        "seed": cell.seed,
-        "seqlen": draw.seqlen if draw else None,
-        "sampler": draw.sampler if draw else None,
-        "dtype": dtype,
-    }
 
 
 # -- kept models and masks
@@ -203,7 +188,7 @@ def unpack_bits(packed: torch.Tensor, shape: torch.Size) -> torch.Tensor:
 
 
 def kept_model(stages: Stages, key: str) -> PreTrainedModel | None:
-    """The pruned model of a recorded cell from what was kept; None where it must be pruned again."""
+    """The pruned model of a recorded cell, from what was kept; None where nothing was."""
     from prune.model.load import load_model
 
     cell = stages.plan.cell(key)

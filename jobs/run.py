@@ -14,7 +14,6 @@ from jobs.cells import Cell, digest
 from jobs.files import read_json, write_text
 from jobs.grid import Compare, Evaluate, Pruning, Resources, Similarity
 from jobs.inputs import Inputs
-from jobs.tasks import Text
 
 EVALUATION_VERSION = 1
 """Raised when an evaluation computes something else than before."""
@@ -97,7 +96,6 @@ class Plan(BaseModel):
                 settings |= {"text": self.inputs.pool(name, model, self.dtype, self.seqlen)}
                 settings |= {"seqlen": self.seqlen, "max_length": None}
             else:
-                assert isinstance(text.spec, Text)
                 by_row = text.spec.join is None
                 settings |= {"text": text.identity, "join": text.spec.join}
                 settings |= {"seqlen": None if by_row else self.seqlen}

@@ -6,6 +6,7 @@ Every product is an artefact that cells and runs share, identified by what it is
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,6 @@ from jobs.cells import Draw, calibration_science, digest
 from jobs.claims import build_once
 from jobs.files import read_json, write_json
 from jobs.run import Plan, RunFolder
-from jobs.tasks import Text
 from prune.model.load import load_model, load_tokenizer
 
 Progress = Callable[[str, int, int], None]
@@ -191,9 +191,8 @@ class Stages:
             tokenize = self.tokenize(model)
             split = lambda text: tokenize([text])[0]  # noqa: E731
         comparison = compare(candidate, reference, settings.n, settings.tokens, split)
-        values = {
-            k: v for k, v in exact(comparison).items() if k in ("jaccard", *settings.measures)
-        }
+        wanted = {"jaccard", *settings.measures}
+        values = {str(k): v for k, v in exact(comparison).items() if k in wanted}
         values["jaccard_minhash"] = minhash(comparison, settings.num_perm)
         if "nearest" in settings.measures:
             values["nearest"] = nearest(candidate, reference, settings.n, NEAREST_DOCUMENTS)
@@ -213,14 +212,8 @@ class Stages:
         if entry is None:
             tokens = self.tokens(name, model, seqlen, SEPARATOR)
             return cut(tokens.ids.tolist(), seqlen, limit), None, False
-        assert isinstance(entry.spec, Text)
         assert entry.source is not None, f"text {name} is not on this machine; launch again"
-        rows = [
-            row
-            for row, _ in zip(
-                sources.read_rows(entry.source), range(entry.spec.max_documents), strict=False
-            )
-        ]
+        rows = list(itertools.islice(sources.read_rows(entry.source), entry.spec.max_documents))
         if entry.spec.join is None:
             ids = self.tokenize(model)(rows[:limit])
             longest = self.longest(model)
@@ -241,7 +234,7 @@ class Stages:
         return windows[:limit], len(text.encode()) if whole else None, False
 
     def longest(self, model: str) -> int:
-        """Tokens of one text at most: the grid's max_length, else what the model has positions for."""
+        """Most tokens of one text: the grid's max_length, else what the model has positions for."""
         config = read_json(self.folder(model) / "config.json")
         keys = ("max_position_embeddings", "n_positions", "seq_len", "max_seq_len")
         positions = next((config[k] for k in keys if config.get(k)), 2048)

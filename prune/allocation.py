@@ -36,7 +36,7 @@ class Allocation(ABC):
         """The statistics it needs with these options."""
         return self.statistics
 
-    def check(self, target: Target) -> None:
+    def check(self, target: Target) -> None:  # noqa: B027 - most refuse nothing
         """Refuse a target that has no meaning for this allocation.
 
         Raises:

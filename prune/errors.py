@@ -23,10 +23,7 @@ class InputGram:
     def update(self, x: Tensor) -> None:
         """Add a batch of inputs, [..., C]."""
         x = x.detach().reshape(-1, x.shape[-1])
-        if x.dtype == torch.float16 or x.dtype == torch.bfloat16 and x.is_cuda:
-            product = _wide_product
-        else:
-            product = _product
+        product = _wide_product if _needs_wide(x) else _product
         columns = x.shape[1]
         if self.upper is None:
             self.upper = x.new_zeros(columns, columns, dtype=torch.float32)
@@ -40,6 +37,15 @@ class InputGram:
             raise ValueError("no inputs were seen")
         upper = self.upper.triu()
         return upper + upper.triu(1).T
+
+
+def _needs_wide(x: Tensor) -> bool:
+    """Would the product lose too much in its inputs' own dtype?
+
+    Float16 overflows. Bfloat16 rounds each sum over a batch to 8 bits, which does not show in the
+    error over all batches; on a CPU the float32 product costs far more than that is worth.
+    """
+    return x.dtype == torch.float16 or (x.dtype == torch.bfloat16 and x.is_cuda)
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

@@ -159,9 +159,9 @@ class _Loop:
             )
         report.block_sparsities.append(float(self.targets[index].sparsity))
         for linear, before, result in zip(linears, dense, results, strict=True):
-            entry = LinearReport(
-                index, linear.name, *before.shape, int(result.mask.sum()), result.notes
-            )
+            rows, columns = before.shape
+            lost = int(result.mask.sum())
+            entry = LinearReport(index, linear.name, rows, columns, lost, result.notes)
             entry.error = _error(linear, before, seen)
             entry.heldout_error = _error(linear, before, aside)
             report.linears.append(entry)
@@ -194,7 +194,8 @@ class _Loop:
         if self.gradients is not None:
             inputs.gradient = linear.part(self.gradients[index][id(linear.module)])
         try:
-            result = pruner.prune(linear.weight, inputs, self.targets[index])
+            # a transposed weight (Conv1D) becomes rows in memory: methods may view it as they like
+            result = pruner.prune(linear.weight.contiguous(), inputs, self.targets[index])
         except ValueError as error:
             raise ValueError(f"block {index}, linear {linear.name}: {error}") from error
         linear.weight.copy_(result.weight)
@@ -255,7 +256,7 @@ def _error(linear: Linear, dense: Tensor, seen: Mapping[int, Seen]) -> float | N
 
 
 def _check_widths(blocks: Sequence[Sequence[Linear]], pattern: Pattern) -> None:
-    """Refuse a pattern whose M does not divide the inputs of every linear, before any is touched."""
+    """Refuse a pattern whose M does not divide every linear's inputs, before any is touched."""
     if not pattern.m:
         return
     wrong = {

@@ -58,5 +58,5 @@ class Owl(Allocation):
         spread = max(measures) - min(measures)
         width = 2 * Fraction(str(self.lam))
         kept = [(d - min(measures)) / spread * width if spread else Fraction(0) for d in measures]
-        mean = sum(kept) / len(kept)
+        mean = sum(kept, Fraction()) / len(kept)
         return bounded([target.sparsity - (k - mean) for k in kept], target)

@@ -73,7 +73,7 @@ class Reconstruct(Refiner):
         import torch
 
         tuned = copy.deepcopy(block.module).float().requires_grad_(False)
-        weights = {name: tuned.get_submodule(name).weight.requires_grad_(True) for name in free}
+        weights = {name: _weight(tuned, name).requires_grad_(True) for name in free}
         start = {name: weight.detach().clone() for name, weight in weights.items()}
         optimizer = torch.optim.AdamW(
             weights.values(), lr=self.lr, betas=BETAS, weight_decay=WEIGHT_DECAY[self.preset]
@@ -130,12 +130,17 @@ def _loss(block: PrunedBlock) -> float:
     return total / block.outputs.numel()
 
 
+def _weight(module: nn.Module, name: str) -> nn.Parameter:
+    """The weight of the linear of that name."""
+    return module.get_parameter(f"{name}.weight")
+
+
 def _weights(module: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     """Copies of the weights of the linears of those names."""
-    return {name: module.get_submodule(name).weight.detach().clone() for name in names}
+    return {name: _weight(module, name).detach().clone() for name in names}
 
 
 def _put(module: nn.Module, weights: dict[str, Tensor]) -> None:
     """Write `weights` into the linears of those names, rounded to their dtype."""
     for name, weight in weights.items():
-        module.get_submodule(name).weight.data.copy_(weight)
+        _weight(module, name).data.copy_(weight)

@@ -60,7 +60,7 @@ class Refiner(ABC):
         """What it needs with these options; never empty, so that its recipe gets data."""
         return self.statistics
 
-    def check(self, target: Target) -> None:
+    def check(self, target: Target) -> None:  # noqa: B027 - most refuse nothing
         """Refuse a target that has no meaning for this refiner.
 
         Raises:

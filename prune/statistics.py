@@ -15,7 +15,7 @@ STATISTICS = ("norm", "moments", "gram")
 class InputStatistics:
     """Running sums over the calibration tokens that reach a linear with C inputs.
 
-    Sums are kept in float64 (the Gram matrix in float32 by product, float64 by sum), so that
+    Products and sums are float64, so that
     neither the batch size nor the order of batches shows in a mask.
 
     Attributes:
@@ -58,7 +58,7 @@ class InputStatistics:
             between = sums.square().sum(0) * (windows / x.shape[0])
             self.between_sum = _add(self.between_sum, between)
         if "gram" in self.wanted:
-            self.gram_sum = _add(self.gram_sum, (x.T @ x).double())
+            self.gram_sum = _add(self.gram_sum, x.double().T @ x.double())
             if not bool(self.gram_sum.isfinite().all()):
                 raise ValueError("the inputs hold NaN or infinite values")
 

@@ -12,7 +12,7 @@ ENDING = 8  # words of each choice
 SENTENCE = (8, 20)  # words of an order question, fewest and most
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z'\-]*[,;:.]?")
 _LOWER = re.compile(r"[a-z]{3,}")
-_ARTICLES = frozenset(["a", "an", "each", "every", "its", "that", "the", "these", "this", "your"])
+_ARTICLES = frozenset(["a", "an", "each", "every", "its", "the", "these", "this", "your"])
 _STOP = re.compile(r"(?<=[a-z][.!?]) +(?=[A-Z])")
 
 
@@ -72,7 +72,7 @@ def order_questions(texts: Sequence[str], count: int = COUNTS[1]) -> list[dict]:
 
 
 def _spots(words: Sequence[str]) -> list[tuple[int, int]]:
-    """Return the pairs of different words that could change places: each has an article before.
+    """Return the pairs of different words that could change places: both follow an article.
 
     So both orders are grammatical as a rule, and only the meaning tells them apart.
     """

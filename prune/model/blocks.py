@@ -25,7 +25,7 @@ class Linear:
     """
 
     name: str
-    module: nn.Module
+    module: nn.Linear | Conv1D
     rows: slice | None = None
 
     @property
@@ -90,7 +90,7 @@ def block_linears(block: nn.Module, skip: Sequence[str] = (), fused: str = "spli
 
 
 def _strange_weights(block: nn.Module, skip: Sequence[str]) -> list[str]:
-    """Names of the weight matrices of `block` that are no linear's and that `skip` does not name."""
+    """Names of the weight matrices in `block` that are no linear's and that `skip` leaves."""
     known = {id(m.weight) for m in block.modules() if isinstance(m, nn.Linear | Conv1D)}
     return [
         name
@@ -106,7 +106,7 @@ def _skipped(name: str, skip: Sequence[str]) -> bool:
     return any(fnmatch(name, pattern) for pattern in skip)
 
 
-def _parts(block: nn.Module, name: str, module: nn.Module, fused: str) -> Iterator[Linear]:
+def _parts(block: nn.Module, name: str, module: nn.Linear | Conv1D, fused: str) -> Iterator[Linear]:
     """The module as a linear, or as the parts that its owner says it fuses."""
     owner, _, leaf = name.rpartition(".")
     table: Mapping[str, Mapping[str, slice]] = getattr(

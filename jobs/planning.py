@@ -1,0 +1,141 @@
+"""From a grid file to a plan: everything is looked up, expanded, keyed and checked first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from calib import draw
+from calib.pool import document_id
+from calib.sources import Source, read_texts
+from jobs.cells import Cell, digest, expand, science
+from jobs.grid import Grid, load_grid
+from jobs.gridfile import Problem
+from jobs.inputs import Inputs, look_up, width_problems
+from jobs.run import Plan
+
+
+@dataclass
+class Planned:
+    """A plan, and what a person may want to know of it.
+
+    Attributes:
+        plan: the plan; its keys hold only where nothing is unresolved.
+        grid: the grid.
+        cells: by key, in the order they run.
+        products: combinations that the grid's blocks spell out, before sharing.
+    """
+
+    plan: Plan
+    grid: Grid
+    cells: dict[str, Cell]
+    products: int
+
+    @property
+    def unresolved(self) -> list[str]:
+        """What is not on this machine yet."""
+        return self.plan.inputs.unresolved
+
+
+def plan_grid(path: Path, overrides: list[str], out: Path) -> Planned:
+    """Read, look up and check a grid; writes nothing but remembered file hashes.
+
+    Raises:
+        GridError: with every problem found.
+    """
+    grid, file = load_grid(path, overrides)
+    cells, products, problems = expand(grid)
+    inputs = look_up(grid, path.resolve().parent, out)
+    problems += inputs.problems
+    if not inputs.problems:
+        problems += width_problems(grid, cells, inputs)
+        problems += _shortages(grid, cells, inputs)
+    if problems:
+        raise file.error(problems)
+    walk = grid.pruning.model_dump()
+    keyed: dict[str, Cell] = {}
+    for cell in cells:
+        pool = None
+        if cell.draw is not None:
+            pool = inputs.pool(cell.draw.dataset, cell.model, grid.dtype, cell.draw.seqlen)
+        data = science(cell, inputs.models[cell.model].content, pool, grid.dtype, walk)
+        if inputs.unresolved:
+            data["names"] = cell.to_json()  # keeps cells apart whose identity is not known yet
+        keyed.setdefault(digest(data), cell)
+    return Planned(_plan(grid, path, inputs, keyed), grid, keyed, products)
+
+
+def _plan(grid: Grid, path: Path, inputs: Inputs, cells: dict[str, Cell]) -> Plan:
+    return Plan(
+        name=grid.name,
+        grid=path.read_text("utf-8"),
+        dtype=grid.dtype,
+        keep=grid.keep,
+        reference={m: grid.reference_of(m) for m in grid.model},
+        seqlen=grid.evaluate.seqlen or max(grid.calibration.seqlen),
+        harness=version("lm-eval"),
+        pruning=grid.pruning,
+        similarity=grid.similarity,
+        evaluate=grid.evaluate,
+        compare=grid.compare,
+        resources=grid.resources,
+        inputs=inputs,
+        cells={key: cell.to_json() for key, cell in cells.items()},
+    )
+
+
+BYTES_PER_TOKEN = 16
+"""No tokenizer of natural text needs more: a pool of so many bytes a token asked for is enough."""
+
+
+def _shortages(grid: Grid, cells: list[Cell], inputs: Inputs) -> Iterator[Problem]:
+    """Draws that ask for more text than a dataset's files hold, where these can be counted here.
+
+    Counts tokens only where the files are so small that they may not be enough.
+    """
+    largest: dict[tuple[str, str, str, int, int], int] = {}
+    for cell in cells:
+        if cell.draw is not None:
+            d = cell.draw
+            folds = 1 if d.fold is None else d.fold[1]
+            key = (cell.model, d.dataset, d.sampler, d.seqlen, folds)
+            largest[key] = max(largest.get(key, 0), d.size)
+    counted: dict[tuple[str, str], list[int]] = {}
+    for (model, dataset, sampler, seqlen, folds), size in largest.items():
+        source = inputs.datasets[dataset].source
+        tokenizer = (inputs.models[model].folder or Path()) / "tokenizer.json"
+        wanted = size * seqlen * folds
+        if source is None or not tokenizer.is_file() or _bytes(source) > wanted * BYTES_PER_TOKEN:
+            continue
+        lengths = counted.get((model, dataset))
+        if lengths is None:
+            try:
+                lengths = counted[model, dataset] = _document_tokens(source, tokenizer)
+            except ValueError as error:
+                yield Problem(("datasets", dataset), f"{dataset}: {error}")
+                counted[model, dataset] = []
+                continue
+        try:
+            if sampler == "stream":
+                draw.check_stream(sum(lengths) // folds, size, seqlen)
+            else:
+                draw.check_documents(sum(n >= seqlen for n in lengths) // folds, size, seqlen)
+        except draw.TooLittleTextError as error:
+            yield Problem(("cells", "size"), f"dataset {dataset}: {error}")
+
+
+def _bytes(source: Source) -> int:
+    return sum(path.stat().st_size for path in source.files)
+
+
+def _document_tokens(source: Source, tokenizer: Path) -> list[int]:
+    """Tokens of each distinct document; needs the tokenizer's file only, not transformers."""
+    from tokenizers import Tokenizer
+
+    encoder = Tokenizer.from_file(str(tokenizer))
+    encoder.no_truncation()
+    texts = {document_id(text): text for text in read_texts(source)}
+    encoded = encoder.encode_batch([" " + t for t in texts.values()], add_special_tokens=False)
+    return [len(e.ids) for e in encoded]

@@ -1,0 +1,249 @@
+"""The results database: its tables, with types and comments, and the view `results`.
+
+`analysis` imports this module alone of `jobs`: nothing here needs more than the standard library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+VERSION = 1
+
+# table -> (comment, {column: (type, comment)})
+TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
+    "runs": (
+        "One row a run",
+        {
+            "run": ("VARCHAR", "name of the run"),
+            "schema_version": ("INTEGER", "version of this schema"),
+            "grid": ("VARCHAR", "the grid file as it was launched"),
+            "dtype": ("VARCHAR", "what weights and activations are computed in"),
+            "harness": ("VARCHAR", "version of lm-eval"),
+            "primary_metric": ("VARCHAR", "column of results that the grid compares"),
+            "delta": (
+                "DOUBLE",
+                "difference that matters: percentage points, of perplexity percent",
+            ),
+        },
+    ),
+    "cells": (
+        "One row a cell: of the grid, or of an earlier grid of the same run",
+        {
+            "cell": ("VARCHAR", "key: a hash of the science of the pruned model"),
+            "run": ("VARCHAR", "name of the run"),
+            "in_grid": ("BOOLEAN", "is it in the latest grid?"),
+            "model": ("VARCHAR", "model, as the grid names it"),
+            "dataset": ("VARCHAR", "source of the calibration text; NULL where none is needed"),
+            "pruner": ("VARCHAR", "base method"),
+            "recipe": ("VARCHAR", "method, allocation and refiner with every option"),
+            "sparsity": ("DOUBLE", "fraction of the prunable weights asked for"),
+            "pattern": ("VARCHAR", "unstructured, or N:M with N non-zero of M"),
+            "size": ("INTEGER", "calibration windows"),
+            "seed": ("BIGINT", "seed of the draw"),
+            "seqlen": ("INTEGER", "tokens a calibration window"),
+            "sampler": ("VARCHAR", "stream or document"),
+            "dtype": ("VARCHAR", "what it was computed in"),
+            "status": ("VARCHAR", "done, failed or missing"),
+            "achieved_sparsity": ("DOUBLE", "fraction of the prunable weights pruned"),
+            "model_sparsity": ("DOUBLE", "fraction of zeros in the whole model"),
+            "calibration": ("VARCHAR", "key of the calibration set"),
+            "block_errors": ("DOUBLE[]", "relative squared error of each block's output"),
+            "gpu_seconds": ("DOUBLE", "GPU time of pruning and evaluation; NULL on a CPU"),
+            "peak_memory_bytes": ("BIGINT", "most memory held: of the GPU, else of the process"),
+            "attempt": ("INTEGER", "attempt that succeeded, from 1"),
+            "record": ("VARCHAR", "the record's file, inside the run"),
+            "log": ("VARCHAR", "the log's file, inside the run"),
+            "provenance": ("JSON", "commit, package versions, host, GPU"),
+        },
+    ),
+    "evaluations": (
+        "One row an evaluation of a cell",
+        {
+            "cell": ("VARCHAR", "cell"),
+            "evaluation": ("VARCHAR", "key: a hash of cell, task and settings"),
+            "kind": ("VARCHAR", "task (lm-eval) or text (perplexity)"),
+            "name": ("VARCHAR", "task or text"),
+            "in_grid": ("BOOLEAN", "does the latest grid ask for it, with these settings?"),
+            "settings": ("JSON", "shots, BOS, lengths, limit, harness"),
+            "notes": ("JSON", "how it was computed"),
+            "seconds": ("DOUBLE", "time it took"),
+        },
+    ),
+    "metrics": (
+        "One row a figure",
+        {
+            "cell": ("VARCHAR", "cell"),
+            "evaluation": ("VARCHAR", "evaluation"),
+            "task": ("VARCHAR", "task or text; of a group also each of its tasks"),
+            "metric": ("VARCHAR", "lm-eval's name of the metric"),
+            "value": ("DOUBLE", "its value; accuracies are fractions"),
+            "stderr": ("DOUBLE", "standard error over documents"),
+            "n": ("BIGINT", "documents, windows or tokens behind it"),
+        },
+    ),
+    "outcomes": (
+        "One row a document of an evaluation and metric",
+        {
+            "cell": ("VARCHAR", "cell"),
+            "evaluation": ("VARCHAR", "evaluation"),
+            "task": ("VARCHAR", "task or text"),
+            "doc_id": ("BIGINT", "number of the document, or of the window of a text"),
+            "metric": ("VARCHAR", "metric; loss = mean negative log-likelihood in nats"),
+            "value": ("DOUBLE", "its value for this document"),
+        },
+    ),
+    "linears": (
+        "One row a pruned linear",
+        {
+            "cell": ("VARCHAR", "cell"),
+            "block": ("INTEGER", "number of the block, from 0"),
+            "linear": ("VARCHAR", "name inside the block"),
+            "rows": ("INTEGER", "outputs"),
+            "columns": ("INTEGER", "inputs"),
+            "pruned": ("BIGINT", "weights pruned"),
+            "error": ("DOUBLE", "relative squared error of its output on the calibration set"),
+            "heldout_error": ("DOUBLE", "the same on held-out windows of the reference"),
+        },
+    ),
+    "masks": (
+        "Masks at a fixed random sample of positions (filled by a later version)",
+        {
+            "cell": ("VARCHAR", "cell"),
+            "block": ("INTEGER", "number of the block"),
+            "linear": ("VARCHAR", "name inside the block"),
+            "sample": ("BIT", "True = pruned, at the sampled positions"),
+        },
+    ),
+    "similarity": (
+        "One row a measure of how near a cell's dataset is to the reference",
+        {
+            "cell": ("VARCHAR", "cell"),
+            "dataset": ("VARCHAR", "dataset"),
+            "measure": ("VARCHAR", "jaccard (exact), jaccard_minhash, containment, ..."),
+            "value": ("DOUBLE", "its value"),
+            "stderr": ("DOUBLE", "standard error"),
+            "n": ("BIGINT", "n-grams, permutations or documents behind it"),
+        },
+    ),
+    "documents": (
+        "One row a document that a calibration set takes tokens from",
+        {
+            "calibration": ("VARCHAR", "key of the calibration set"),
+            "document": ("VARCHAR", "hash of its text"),
+            "tokens": ("BIGINT", "tokens taken from it"),
+        },
+    ),
+    "windows": (
+        "One row a calibration window",
+        {
+            "calibration": ("VARCHAR", "key of the calibration set"),
+            "number": ("INTEGER", "number of the window, from 0"),
+            "documents": ("INTEGER", "documents it takes tokens from"),
+            "document": ("VARCHAR", "the first of them"),
+            "start": ("BIGINT", "first token taken of it"),
+        },
+    ),
+    "texts": (
+        "One row a text that the model wrote",
+        {
+            "pool": ("VARCHAR", "key of the generated pool"),
+            "number": ("INTEGER", "number of the text, from 0"),
+            "tokens": ("INTEGER", "its tokens, prefix included"),
+            "perplexity": ("DOUBLE", "perplexity under the dense model"),
+            "kept": ("BOOLEAN", "False where its perplexity was among the highest"),
+            "source": ("VARCHAR", "document that gave the prefix"),
+        },
+    ),
+    "stages": (
+        "One row a stage of a cell",
+        {
+            "cell": ("VARCHAR", "cell"),
+            "stage": ("VARCHAR", "stage, or task or text evaluated"),
+            "seconds": ("DOUBLE", "time it took, waiting included"),
+        },
+    ),
+    "failures": (
+        "One row a failed attempt",
+        {
+            "cell": ("VARCHAR", "cell"),
+            "attempt": ("INTEGER", "number of the attempt"),
+            "kind": ("VARCHAR", "error, killed or lost"),
+            "stage": ("VARCHAR", "where it failed"),
+            "cause": ("VARCHAR", "why, in one line"),
+            "signature": ("VARCHAR", "equal for equal causes"),
+            "log": ("VARCHAR", "its log"),
+        },
+    ),
+}
+
+
+def create_tables() -> list[str]:
+    """The statements that create every table, with comments."""
+    statements = []
+    for table, (comment, columns) in TABLES.items():
+        inside = ", ".join(f'"{name}" {kind}' for name, (kind, _) in columns.items())
+        statements.append(f"CREATE TABLE {table} ({inside})")
+        statements.append(f"COMMENT ON TABLE {table} IS {_quoted(comment)}")
+        statements += [
+            f'COMMENT ON COLUMN {table}."{name}" IS {_quoted(text)}'
+            for name, (_, text) in columns.items()
+        ]
+    return statements
+
+
+RESULT_COLUMNS = (
+    "cell, run, model, dataset, pruner, recipe, sparsity, pattern, size, seed, seqlen, sampler, "
+    "dtype, status, achieved_sparsity, model_sparsity"
+)
+
+
+def create_results(tasks: Sequence[tuple[str, str]], texts: Sequence[tuple[str, str]]) -> str:
+    """The statement that creates the view `results`, one row a cell of the latest grid.
+
+    Args:
+        tasks: task and headline metric, in the order of the grid.
+        texts: perplexity text and metric.
+    """
+
+    def figure(name: str, metric: str) -> str:
+        return (
+            f"max(m.value) FILTER (WHERE e.name = {_quoted(name)} AND m.task = {_quoted(name)} "
+            f"AND m.metric = {_quoted(metric)})"
+        )
+
+    columns = [f'{figure(name, metric)} AS "{name}"' for name, metric in tasks]
+    columns += [
+        f'{figure(name, metric)} AS "{perplexity_column(name, metric)}"' for name, metric in texts
+    ]
+    scores = ", ".join(["c.cell", *columns])
+    mean = " + ".join(f's."{name}"' for name, _ in tasks)
+    mean = f"({mean}) / {len(tasks)}" if tasks else "NULL::DOUBLE"
+    shown = "".join(f', s."{name}"' for name, _ in tasks)
+    shown += "".join(f', s."{perplexity_column(name, metric)}"' for name, metric in texts)
+    return f"""
+CREATE VIEW results AS
+WITH scores AS (
+    SELECT {scores}
+    FROM cells c
+    LEFT JOIN evaluations e ON e.cell = c.cell AND e.in_grid
+    LEFT JOIN metrics m ON m.cell = e.cell AND m.evaluation = e.evaluation
+    GROUP BY c.cell
+)
+SELECT {", ".join("c." + column.strip() for column in RESULT_COLUMNS.split(","))},
+    j.value AS similarity, j.stderr AS similarity_se,
+    {mean} AS mean_accuracy{shown}, c.gpu_seconds
+FROM cells c
+JOIN scores s USING (cell)
+LEFT JOIN similarity j ON j.cell = c.cell AND j.measure = 'jaccard'
+WHERE c.in_grid
+ORDER BY model, pruner <> 'dense', recipe, pattern, sparsity, dataset, size, seed
+"""
+
+
+def perplexity_column(text: str, metric: str) -> str:
+    """The column of `results` that a perplexity has."""
+    return f"ppl_{text}" if metric == "perplexity" else f"ppl_{text}_corpus"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

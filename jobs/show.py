@@ -1,0 +1,194 @@
+"""What a person sees: the dry run, the progress of a run, its results and its failures."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from jobs.cells import Cell
+from jobs.drive import State
+from jobs.planning import Planned
+from jobs.run import RunFolder
+from prune.recipe import DENSE
+
+MOST_ROWS = 40
+"""Rows that the dry run spells out; larger grids are summed up by recipe."""
+
+
+def dry_run(planned: Planned, state: State, console: Console) -> None:
+    """Print the cells of a plan, what they share, and what is done already."""
+    cells = planned.cells
+    rows = _by_recipe(cells, state)
+    table = Table(title=f"{planned.plan.name}: {len(cells):,} cells", title_justify="left")
+    for column in ("recipe", "pattern", "sparsity", "datasets", "sizes", "seeds"):
+        table.add_column(column)
+    table.add_column("cells", justify="right")
+    table.add_column("done", justify="right")
+    for row in rows[:MOST_ROWS]:
+        table.add_row(*row)
+    if len(rows) > MOST_ROWS:
+        table.add_row(f"... and {len(rows) - MOST_ROWS} more rows")
+    console.print(table)
+    shared = sum(c.draw is None for c in cells.values())
+    evaluations = len(planned.plan.evaluations(next(iter(planned.plan.inputs.models))))
+    console.print(
+        f"{planned.products:,} combinations make {len(cells):,} cells: {shared:,} need no "
+        f"calibration data and stand for every dataset, size and seed. "
+        f"{evaluations} evaluations a cell. Done: {len(state.done):,}; to run: "
+        f"{len(state.queued):,}; failed before: {len(state.failed):,}.",
+        highlight=False,
+    )
+    for name in sorted(set(planned.unresolved)):
+        console.print(f"unresolved: {name} is not on this machine yet", highlight=False)
+
+
+def _by_recipe(cells: dict[str, Cell], state: State) -> list[tuple[str, ...]]:
+    groups: dict[tuple[str, str, float], list[tuple[str, Cell]]] = defaultdict(list)
+    for key, cell in cells.items():
+        name = f"{cell.model}: {cell.recipe}" if len({c.model for c in cells.values()}) > 1 else ""
+        groups[name or str(cell.recipe), cell.pattern, float(cell.sparsity)].append((key, cell))
+    rows: list[tuple[str, ...]] = []
+    for (recipe, pattern, sparsity), members in groups.items():
+        draws = [c.draw for _, c in members if c.draw]
+        rows.append(
+            (
+                recipe,
+                pattern,
+                f"{sparsity:g}",
+                _listed(d.dataset for d in draws),
+                _listed(d.size for d in draws),
+                _listed(c.seed for _, c in members if c.seed is not None),
+                str(len(members)),
+                str(sum(key in state.done for key, _ in members)),
+            )
+        )
+    return rows
+
+
+def _listed(values: Iterator[Any]) -> str:
+    distinct = list(dict.fromkeys(values))
+    shown = ", ".join(map(str, distinct[:6])) + (", ..." if len(distinct) > 6 else "")
+    return shown or "-"
+
+
+class Watch:
+    """The live display of a run; plain lines where the output is no terminal."""
+
+    def __init__(self, run: RunFolder, cells: dict[str, Cell], console: Console) -> None:
+        self.run = run
+        self.cells = cells
+        self.console = console
+        self.bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("cells"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self.task = self.bar.add_task(run.path.name, total=len(cells))
+        self.live = Live(console=console, refresh_per_second=4, transient=True)
+        self.said: set[str] = set()
+
+    def __enter__(self) -> Watch:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.console.is_terminal:
+            self.live.stop()
+
+    def __call__(self, state: State) -> None:
+        """Show the state; called several times a second."""
+        self.bar.update(self.task, completed=len(state.done) + len(state.failed))
+        if self.console.is_terminal:
+            self.live.update(Group(self.bar, self._running(state)))
+            return
+        for key in [*sorted(state.done), *sorted(state.failed)]:
+            if key not in self.said:
+                self.said.add(key)
+                word = "done" if key in state.done else "FAILED"
+                count = f"{len(self.said)}/{len(self.cells)}"
+                self.console.print(f"{count} {word}: {self.cells[key].label()}", highlight=False)
+
+    def _running(self, state: State) -> RenderableType:
+        table = Table.grid(padding=(0, 2))
+        for key in sorted(state.running):
+            try:
+                beat = json.loads(self.run.heartbeat(key).read_text("utf-8"))
+            except (FileNotFoundError, ValueError):
+                continue  # waits for its turn in a process, or has just ended
+            where = f"{beat['done']}/{beat['total']}" if beat["total"] else ""
+            table.add_row(f"  {self.cells[key].label()}", f"[cyan]{beat['stage']}", where)
+        return table
+
+
+def results_table(database: Path) -> Table:
+    """The `results` view, with draws of a cell averaged and their spread beside."""
+    with duckdb.connect(str(database), read_only=True) as connection:
+        described = connection.execute("DESCRIBE results").fetchall()
+        figures = [name for name, *_ in described if _is_figure(name, [d[0] for d in described])]
+        averages = ", ".join(
+            f'avg("{f}"), CASE WHEN count("{f}") > 1 THEN stddev_samp("{f}") END' for f in figures
+        )
+        query = f"""
+            FROM (
+                SELECT model, recipe, pattern, sparsity, dataset, size, count(*), avg(similarity)
+                    {", " + averages if averages else ""}
+                FROM results GROUP BY ALL
+            ) ORDER BY model, recipe <> '{DENSE}', recipe, pattern, sparsity, size, dataset
+        """
+        rows = connection.execute(query).fetchall()
+    several_models = len({row[0] for row in rows}) > 1
+    table = Table(title="results: mean over draws ± standard deviation", title_justify="left")
+    for name in ("model",) * several_models + ("recipe", "pattern", "sparsity", "dataset", "size"):
+        table.add_column(name, no_wrap=True)
+    for name in ("draws", "similarity", *figures):
+        table.add_column(name, justify="right", no_wrap=True)
+    for model, recipe, pattern, sparsity, dataset, size, draws, similarity, *values in rows:
+        pairs = zip(values[::2], values[1::2], strict=True)
+        table.add_row(
+            *([model] if several_models else []),
+            recipe,
+            pattern,
+            f"{sparsity:g}",
+            dataset or "-",
+            "-" if size is None else str(size),
+            str(draws),
+            "-" if similarity is None else f"{similarity:.4f}",
+            *(_figure(mean, spread) for mean, spread in pairs),
+        )
+    return table
+
+
+def _is_figure(name: str, names: list[str]) -> bool:
+    """Columns of `results` from mean_accuracy on are figures, but for the GPU time."""
+    return names.index(name) >= names.index("mean_accuracy") and name != "gpu_seconds"
+
+
+def _figure(mean: float | None, spread: float | None) -> str:
+    if mean is None:
+        return "-"
+    digits = 3 if abs(mean) < 10 else 1
+    return f"{mean:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
+
+
+def failures(run: RunFolder, state: State, console: Console) -> None:
+    """Print the cells that failed, equal causes together, with one log each."""
+    latest = {key: found[-1] for key in state.failed if (found := run.failures(key))}
+    counts = Counter(f["signature"] for f in latest.values())
+    for signature, count in counts.most_common():
+        example = next(f for f in latest.values() if f["signature"] == signature)
+        log = run.path / example["log"] if example["log"] else "no log"
+        console.print(f"[red]{count} failed[/red]: {example['cause']}", highlight=False)
+        console.print(f"    log: {log}", highlight=False, soft_wrap=True)
