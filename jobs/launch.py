@@ -7,6 +7,8 @@ cells done, 1 some failed, 2 the input was wrong and nothing was started.
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -31,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         for line in error.lines:
             print(line, file=sys.stderr)
         return EXIT_INPUT
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: stop the jobs, keep what is done
+        signal.signal(number, signal.default_int_handler)
     try:
         return _launch(planned, options, console)
     except KeyboardInterrupt:
@@ -103,7 +107,10 @@ def _finish(run: RunFolder, state: object, console: Console) -> int:
         console.print(f"left out, since it cannot be read: {path}", highlight=False)
     console.print(show.results_table(run.database))
     show.failures(run, state, console)
-    console.print(f"\n{run.database}", highlight=False, soft_wrap=True)
+    database = os.path.relpath(run.database)
+    console.print(f"\nThe database: {database}. Ask it anything, for example:", highlight=False)
+    command = f'python -m analysis.query {database} --sql "{show.example_query(run.database)}"'
+    console.print(f"  {command}", highlight=False, soft_wrap=True)
     return EXIT_FAILED if state.failed else EXIT_DONE
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -14,6 +15,10 @@ from transformers import PreTrainedModel
 TOKENS_PER_BATCH = 2048
 LOGITS_PER_BATCH = 2**28
 """Bounds a batch by its tokens, and by the memory of its logits (float32: 1 GiB)."""
+
+LEAST_SHARED = 64
+"""A row holds at most about twice its context in continuations, or twice so many tokens where the
+context is shorter: what is saved by sharing must pay for attention over the whole row."""
 
 AGREEMENT = 1e-3
 """Largest difference of log-likelihoods, per token, between shared and separate contexts, in
@@ -111,19 +116,27 @@ class Scorer(HFLM):
                 results[index] = result
         return results
 
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """As lm-eval has it, without its progress bar in the log."""
+        return super().loglikelihood(requests, disable_tqdm=True)
+
     def _rows(self, requests: Sequence[Request]) -> list[Row]:
         """Requests by context; one that must be cut to the model's length stands alone."""
         rows: dict[tuple[int, ...], Row] = {}
-        alone: list[Row] = []
+        finished: list[Row] = []
         for i, (_, context, continuation) in enumerate(requests):
             excess = len(context) + len(continuation) - 1 - self.max_length
             if excess > 0:  # cut from the left, as lm-eval does
-                alone.append(Row(context[excess:], [i], [continuation]))
+                finished.append(Row(context[excess:], [i], [continuation]))
                 continue
             row = rows.setdefault(tuple(context), Row(context, [], []))
             row.requests.append(i)
             row.continuations.append(continuation)
-        return [*rows.values(), *alone]
+            if len(row.tokens()) > 3 * max(len(context), LEAST_SHARED):
+                finished.append(rows.pop(tuple(context)))
+        return [*rows.values(), *finished]
 
     def _agrees(self, rows: Sequence[Row]) -> bool:
         """Do shared contexts give what separate sequences give, for the first rows that share?"""

@@ -171,6 +171,18 @@ def results_table(database: Path) -> Table:
     return table
 
 
+def example_query(database: Path) -> str:
+    """A query that fits the results of a database, for a reader to start from."""
+    with duckdb.connect(str(database), read_only=True) as connection:
+        names = [row[0] for row in connection.execute("DESCRIBE results").fetchall()]
+    figures = [f"round(avg({n}), 3) AS {n}" for n in names if _is_figure(n, names)]
+    wanted = ", ".join(["dataset", "count(*) AS cells", "round(avg(similarity), 4) AS similarity"])
+    return (
+        f"SELECT {wanted}, {', '.join(figures)} FROM results WHERE dataset IS NOT NULL "
+        "GROUP BY dataset ORDER BY similarity DESC"
+    )
+
+
 def _is_figure(name: str, names: list[str]) -> bool:
     """Columns of `results` from mean_accuracy on are figures, but for the GPU time."""
     return names.index(name) >= names.index("mean_accuracy") and name != "gpu_seconds"

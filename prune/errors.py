@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-PANEL = 256
-"""Columns of the Gram matrix that are computed at once; it is symmetric, so half is enough."""
+PANELS = 8
+"""Parts in which the Gram matrix is computed: it is symmetric, so little over half is enough."""
+
+LEAST_PANEL = 256
+"""Columns of a part at least; narrower products are slow."""
 
 
 class InputGram:
@@ -27,8 +30,9 @@ class InputGram:
         columns = x.shape[1]
         if self.upper is None:
             self.upper = x.new_zeros(columns, columns, dtype=torch.float32)
-        for start in range(0, columns, PANEL):
-            stop = min(start + PANEL, columns)
+        width = max(LEAST_PANEL, -(-columns // PANELS))
+        for start in range(0, columns, width):
+            stop = min(start + width, columns)
             self.upper[start:stop, start:] += product(x[:, start:stop].T, x[:, start:])
 
     def full(self) -> Tensor:

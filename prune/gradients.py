@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from prune.model.blocks import BlockInputs, Linear, record_block_inputs, replaced_forwards
 
-TOKENS_AT_ONCE = 32768
+TOKENS_AT_ONCE = 65536
 """Tokens whose inputs of every block are kept together; more means fewer trips to the CPU."""
 
 

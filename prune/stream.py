@@ -53,7 +53,7 @@ class Stream:
     """The activations of some windows between two blocks.
 
     Attributes:
-        inputs: how to call the blocks.
+        inputs: how to call the blocks; its own `hidden` is overwritten on the way.
         hidden: inputs of the block at hand, [size, seqlen, width].
         dense: outputs of the dense block at hand, same shape, once observed.
     """
@@ -108,6 +108,7 @@ class Stream:
         Raises:
             ValueError: a linear's inputs hold NaN or infinite values; block and linear are named.
         """
+        windows = 0  # of the call at hand
         own_gram = errors and "gram" not in wanted
         found: dict[int, Seen] = {}
         current: dict[int, Seen] = {}  # by input tensor, within one call of the block
@@ -120,7 +121,7 @@ class Stream:
                 if seen is None:
                     seen = Seen(InputStatistics(wanted), InputGram() if own_gram else None)
                 try:
-                    seen.update(args[0])
+                    seen.update(_by_window(args[0], windows))
                 except ValueError as error:
                     name = next(x.name for x in linears if x.module is module)
                     raise ValueError(f"block {index}, linear {name}: {error}") from None
@@ -129,8 +130,9 @@ class Stream:
             found[id(module)] = seen
 
         with _watched([x.module for x in linears], look):
-            for part, output in self.inputs.run(index, block, self.hidden):
-                self.dense[part] = output
+            for part in self.inputs.batches:
+                windows = part.stop - part.start
+                self.dense[part] = self.inputs.call(index, block, self.hidden[part])
                 current.clear()
                 alive.clear()
         return found
@@ -155,6 +157,11 @@ class Stream:
     def skip(self) -> None:
         """Move on to the next block with the outputs of the dense one."""
         self.hidden, self.dense = self.dense, self.hidden
+
+
+def _by_window(x: Tensor, windows: int) -> Tensor:
+    """[tokens, C], as some blocks (OPT's) flatten their inputs, to [windows, tokens, C]."""
+    return x.reshape(windows, -1, x.shape[-1]) if x.dim() == 2 and len(x) % windows == 0 else x
 
 
 def _energy(x: Tensor) -> float:

@@ -107,6 +107,13 @@ def test_linears_that_read_one_tensor_share_its_statistics() -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["llama-gqa", "opt"])  # OPT flattens windows and tokens
+def test_windows_are_counted_whatever_the_shape_of_the_inputs(name: str) -> None:
+    Spy.given.clear()
+    prune_model(build(name), Recipe("spy", Spy()), HALF, Pattern(), windows(5, 13))
+    assert {(x.sequences, x.tokens) for x in Spy.given} == {(5, 5 * 13)}
+
+
 def expected_errors(name: str, recipe: str, ids: Tensor, windows_: Tensor) -> dict[str, float]:
     """Errors on `windows_` of what is pruned with `ids`: whole models, in float64."""
     pruned_model = build(name, torch.float64)

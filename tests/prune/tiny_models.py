@@ -51,7 +51,14 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "gpt-neox": lambda: hf.GPTNeoXConfig(**_common()),
     "opt": lambda: hf.OPTConfig(**_common(ffn_dim=48, word_embed_proj_dim=WIDTH)),
     "gpt2": lambda: hf.GPT2Config(
-        vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=3, n_head=4, n_positions=64, n_inner=48
+        vocab_size=VOCABULARY,
+        n_embd=WIDTH,
+        n_layer=3,
+        n_head=4,
+        n_positions=64,
+        n_inner=48,
+        bos_token_id=1,
+        eos_token_id=2,
     ),
     "falcon": lambda: hf.FalconConfig(**_common(alibi=False)),
     "falcon-alibi": lambda: hf.FalconConfig(**_common(alibi=True, multi_query=False)),

@@ -1,0 +1,113 @@
+"""Ask a results database: `python -m analysis.query results.duckdb [NAME | --sql "..."]`.
+
+Without a name or SQL it lists the named queries, each with the question it answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from rich.console import Console
+from rich.table import Table
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.query",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("database", type=Path, help="the database, runs/<name>/results.duckdb")
+    parser.add_argument("name", nargs="?", help="a named query")
+    parser.add_argument("--sql", help="a query of your own")
+    parser.add_argument("--format", choices=sorted(FORMATS), default="table")
+    options = parser.parse_args(arguments)
+    if not options.database.is_file():
+        parser.error(f"no database {options.database}; python -m jobs.collect RUN makes it")
+    queries = named_queries()
+    if options.name and options.sql:
+        parser.error("give a name or --sql, not both")
+    if options.name and options.name not in queries:
+        near = get_close_matches(options.name, queries, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        parser.error(f"no query {options.name!r}; there is: {', '.join(queries)}{hint}")
+    if not options.name and not options.sql:
+        _print_table(["query", "question"], [(n, question(q)) for n, q in queries.items()])
+        return 0
+    try:
+        columns, rows = ask(options.database, options.sql or queries[options.name])
+    except duckdb.Error as error:
+        print(f"{options.database}: {error}", file=sys.stderr)
+        return 2
+    FORMATS[options.format](columns, rows)
+    return 0
+
+
+def named_queries() -> dict[str, str]:
+    """The SQL of every file in `queries/`, by its name without `.sql`."""
+    folder = files("analysis") / "queries"
+    paths = sorted((p for p in folder.iterdir() if p.name.endswith(".sql")), key=lambda p: p.name)
+    return {p.name.removesuffix(".sql"): p.read_text("utf-8") for p in paths}
+
+
+def question(sql: str) -> str:
+    """The question that a named query answers: its first line, a comment."""
+    return sql.split("\n", 1)[0].removeprefix("--").strip()
+
+
+def ask(database: Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Columns and rows of a query on a database that is opened read-only."""
+    with duckdb.connect(str(database), read_only=True) as connection:
+        result = connection.execute(sql)
+        return [column[0] for column in result.description or ()], result.fetchall()
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _print_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+
+
+def _print_markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    for line in (columns, ["---"] * len(columns), *([_cell(v) for v in row] for row in rows)):
+        print("| " + " | ".join(line) + " |")
+
+
+def _print_json(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    records = [dict(zip(columns, row, strict=True)) for row in rows]
+    print(json.dumps(records, indent=1, default=str))
+
+
+FORMATS = {
+    "table": _print_table,
+    "csv": _print_csv,
+    "md": _print_markdown,
+    "json": _print_json,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
