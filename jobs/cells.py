@@ -89,7 +89,7 @@ class Cell:
 
     def label(self) -> str:
         """A short name for people, for logs and progress."""
-        parts = [str(self.recipe), f"{float(self.sparsity):g}", self.pattern]
+        parts = [self.recipe.short(), f"{float(self.sparsity):g}", self.pattern]
         if self.draw:
             parts = [self.draw.dataset, *parts, f"n{self.draw.size}"]
         if self.seed is not None:

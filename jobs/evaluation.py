@@ -105,7 +105,7 @@ class TaskRunner:
             log_samples=True,
             task_manager=manager,
         )
-        scores = Scores(notes={"shared_context": bool(self.lm.shared)})
+        scores = Scores(notes={"shared_context": bool(self.lm.fast)})
         for task, samples in results["samples"].items():
             _add_task(scores, task, samples)
         if name not in results["samples"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ from jobs.records import write_record
 from jobs.scorer import window_losses
 from jobs.stages import Stages
 from prune.loop import PruneReport, PruningOptions, prune_model
-from prune.model.blocks import block_linears, decoder_blocks
+from prune.model.blocks import decoder_blocks, prunable_linears
 from prune.pattern import Pattern
 from prune.recipe import DENSE
 
@@ -72,6 +73,7 @@ def _prune(
         seed=cell.seed or 0,
         options=pruning_options(stages),
         progress=lambda block, blocks: beat("prune", block, blocks),
+        heldout_ids=stages.heldout(cell.model),
     )
 
 
@@ -115,6 +117,9 @@ def _write(
         "achieved_sparsity": report.achieved_sparsity,
         "model_sparsity": report.model_sparsity,
         "block_errors": report.block_errors,
+        "block_heldout_errors": report.block_heldout_errors,
+        "block_sparsities": report.block_sparsities,
+        "refinements": report.refinements,
         "stages": beat.seconds,
         "prune_seconds": seconds,
         "gpu_seconds": sum(beat.seconds.values()) if torch.cuda.is_available() else None,
@@ -132,8 +137,9 @@ def _write(
             "rows": x.rows,
             "columns": x.columns,
             "pruned": x.pruned,
-            "error": getattr(x, "error", None),
-            "heldout_error": getattr(x, "heldout_error", None),
+            "error": x.error,
+            "heldout_error": x.heldout_error,
+            "notes": json.dumps(x.notes) if x.notes else None,
         }
         for x in report.linears
     ]
@@ -167,10 +173,11 @@ def _keep(stages: Stages, key: str, cell: Cell, model: PreTrainedModel, beat: He
 def _weights(stages: Stages, model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
     """The prunable weights of a model by block and name, as views."""
     pruning = stages.plan.pruning
+    blocks = prunable_linears(decoder_blocks(model), pruning.skip, pruning.fused)
     return [
         (f"{index}.{linear.name}", linear.weight)
-        for index, block in enumerate(decoder_blocks(model))
-        for linear in block_linears(block, pruning.skip, pruning.fused)
+        for index, linears in enumerate(blocks)
+        for linear in linears
     ]
 
 

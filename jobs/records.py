@@ -30,6 +30,7 @@ LINEARS = pyarrow.schema(
         ("pruned", pyarrow.int64()),
         ("error", pyarrow.float64()),
         ("heldout_error", pyarrow.float64()),
+        ("notes", pyarrow.string()),
     ]
 )
 OUTCOMES = pyarrow.schema(

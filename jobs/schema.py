@@ -22,7 +22,7 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
             "primary_metric": ("VARCHAR", "column of results that the grid compares"),
             "delta": (
                 "DOUBLE",
-                "difference that matters: percentage points, of perplexity percent",
+                "difference that matters: points, of a perplexity percent",
             ),
         },
     ),
@@ -48,6 +48,8 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
             "model_sparsity": ("DOUBLE", "fraction of zeros in the whole model"),
             "calibration": ("VARCHAR", "key of the calibration set"),
             "block_errors": ("DOUBLE[]", "relative squared error of each block's output"),
+            "block_heldout_errors": ("DOUBLE[]", "the same on held-out windows of the reference"),
+            "block_sparsities": ("DOUBLE[]", "what the allocation asked of each block"),
             "gpu_seconds": ("DOUBLE", "GPU time of pruning and evaluation; NULL on a CPU"),
             "peak_memory_bytes": ("BIGINT", "most memory held: of the GPU, else of the process"),
             "attempt": ("INTEGER", "attempt that succeeded, from 1"),
@@ -103,6 +105,7 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
             "pruned": ("BIGINT", "weights pruned"),
             "error": ("DOUBLE", "relative squared error of its output on the calibration set"),
             "heldout_error": ("DOUBLE", "the same on held-out windows of the reference"),
+            "notes": ("JSON", "what the pruner noted, for example a raised dampening"),
         },
     ),
     "masks": (

@@ -82,17 +82,32 @@ class Row:
         """The sequence: of each continuation all but the last token, which predicts nothing."""
         return self.context + [t for c in self.continuations for t in c[:-1]]
 
+    def scored_positions(self) -> list[int]:
+        """Where in `tokens` each token of each continuation is predicted."""
+        positions: list[int] = []
+        end = len(self.context)
+        for continuation in self.continuations:
+            positions += [len(self.context) - 1, *range(end, end + len(continuation) - 1)]
+            end += len(continuation) - 1
+        return positions
+
+    def separate(self) -> list[Row]:
+        """One row for each request."""
+        pairs = zip(self.requests, self.continuations, strict=True)
+        return [Row(self.context, [index], [continuation]) for index, continuation in pairs]
+
 
 class Scorer(HFLM):
     """lm-eval's own HF model, except that requests with one context share its computation.
 
     Each log-likelihood is the one that separate sequences give, up to rounding: positions and the
-    attention mask make every continuation follow the context directly. Logits are taken only
-    where something is scored. The first shared batch is checked against separate sequences; a
-    model whose attention does not take such masks is scored separately, and `shared` says so.
+    attention mask make every continuation follow the context directly, and the output projection
+    is applied only where something is scored. The first rows are checked against separate
+    sequences through the whole model; a model whose attention does not take such masks, or whose
+    logits are more than a projection, is scored that way throughout, and `fast` says so.
     """
 
-    shared: bool | None = None  # not known before the first batch
+    fast: bool | None = None  # not known before the first requests
 
     def _loglikelihood_tokens(
         self,
@@ -103,16 +118,12 @@ class Scorer(HFLM):
         """(log-likelihood, is it what greedy decoding gives) of each request, in order."""
         results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         rows = sorted(self._rows(requests), key=lambda row: -len(row.tokens()))
-        if self.shared is None:
-            self.shared = self._agrees(rows)
-        if not self.shared:
-            rows = [
-                Row(row.context, [i], [c])
-                for row in rows
-                for i, c in zip(row.requests, row.continuations, strict=True)
-            ]
+        if self.fast is None:
+            self.fast = self._agrees(rows)
+        if not self.fast:
+            rows = [alone for row in rows for alone in row.separate()]
         for batch in _batches(rows, batch_tokens(self.model)):
-            for index, result in self._score(batch):
+            for index, result in self._score(batch, self.fast):
                 results[index] = result
         return results
 
@@ -139,39 +150,42 @@ class Scorer(HFLM):
         return [*rows.values(), *finished]
 
     def _agrees(self, rows: Sequence[Row]) -> bool:
-        """Do shared contexts give what separate sequences give, for the first rows that share?"""
-        sharing = [row for row in rows if len(row.requests) > 1][:4]
-        if not sharing:
-            return True
-        together = dict(self._score(sharing))
-        for row in sharing:
-            for i, continuation in zip(row.requests, row.continuations, strict=True):
-                ((_, (separate, _)),) = self._score([Row(row.context, [i], [continuation])])
-                tolerance = AGREEMENT if self.model.dtype == torch.float32 else 50 * AGREEMENT
-                if abs(together[i][0] - separate) > tolerance * max(1, len(continuation)):
-                    return False
+        """Does the fast way give what the plain one gives, for the first rows?"""
+        sharing = [row for row in rows if len(row.requests) > 1]
+        sample = (sharing or list(rows))[:4]
+        fast = dict(self._score(sample, fast=True))
+        tolerance = AGREEMENT if self.model.dtype == torch.float32 else 50 * AGREEMENT
+        for row in [alone for shared in sample for alone in shared.separate()]:
+            ((index, (value, _)),) = self._score([row], fast=False)
+            if abs(fast[index][0] - value) > tolerance * len(row.continuations[0]):
+                return False
         return True
 
     @torch.no_grad()
-    def _score(self, rows: Sequence[Row]) -> Iterator[tuple[int, tuple[float, bool]]]:
+    def _score(self, rows: Sequence[Row], fast: bool) -> Iterator[tuple[int, tuple[float, bool]]]:
         """Index and result of every request in a batch of rows."""
         ids, positions, mask = _pack(rows, self.model.dtype)
         arguments: dict[str, Any] = {"input_ids": ids.to(self.device), "use_cache": False}
         if any(len(row.requests) > 1 for row in rows):
-            arguments |= {
-                "attention_mask": mask.to(self.device),
-                "position_ids": positions.to(self.device),
-            }
-        logits = self.model(**arguments).logits
-        for number, row in enumerate(rows):
-            end = len(row.context)
+            arguments["attention_mask"] = mask.to(self.device)
+            arguments["position_ids"] = positions.to(self.device)
+        where = [(n, p) for n, row in enumerate(rows) for p in row.scored_positions()]
+        numbers, places = torch.tensor(where, device=self.device).T
+        if fast:
+            hidden = self.model.base_model(**arguments)[0]
+            logits = self.model.get_output_embeddings()(hidden[numbers, places])
+        else:
+            logits = self.model(**arguments).logits[numbers, places]
+        wanted = torch.tensor(
+            [t for row in rows for c in row.continuations for t in c], device=self.device
+        )
+        values = _log_probabilities(logits[:, None], wanted[:, None])[:, 0]
+        greedy = logits.argmax(-1) == wanted
+        start = 0
+        for row in rows:
             for index, continuation in zip(row.requests, row.continuations, strict=True):
-                where = [len(row.context) - 1, *range(end, end + len(continuation) - 1)]
-                end += len(continuation) - 1
-                wanted = torch.tensor(continuation, device=logits.device)
-                picked = logits[number, where]
-                value = float(_log_probabilities(picked, wanted).sum())
-                yield index, (value, bool((picked.argmax(-1) == wanted).all()))
+                own = slice(start, start := start + len(continuation))
+                yield index, (float(values[own].sum()), bool(greedy[own].all()))
 
 
 def _batches(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:

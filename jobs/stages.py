@@ -28,6 +28,9 @@ from prune.model.load import load_model, load_tokenizer
 Progress = Callable[[str, int, int], None]
 """Called with a stage and how far it is: (stage, done, total)."""
 
+HELDOUT_WINDOWS, HELDOUT_SEED = 32, -1
+"""The windows of the reference that errors are measured on; seeds of grids are not negative."""
+
 NEAREST_DOCUMENTS = 1000
 """Documents looked at on either side for the nearest-neighbour similarity."""
 
@@ -158,6 +161,21 @@ class Stages:
             CalibrationSet(drawn.input_ids, drawn.windows, manifest).save(folder)
 
         return key, CalibrationSet.load(build_once(self.run.calibration(key), build))
+
+    def heldout(self, model: str) -> torch.Tensor | None:
+        """Windows of the reference on which errors are measured; None without a reference.
+
+        They are the same for all cells of a model, and no cell calibrates on their seed.
+        """
+        reference = self.plan.reference[model]
+        if reference is None:
+            return None
+        tokens = self.tokens(reference, model, self.plan.seqlen, SEPARATOR)
+        size = min(HELDOUT_WINDOWS, len(tokens.ids) // self.plan.seqlen)
+        if not size:
+            return None
+        drawn = draw(tokens, "stream", size, self.plan.seqlen, HELDOUT_SEED)
+        return torch.from_numpy(drawn.input_ids).long()
 
     # -- similarity
 

@@ -52,7 +52,7 @@ class Pruner(ABC):
         """The statistics it needs with these options (a method over another adds the other's)."""
         return self.statistics
 
-    def check(self, target: Target) -> None:
+    def check(self, target: Target) -> None:  # noqa: B027  (most methods take every target)
         """Refuse a target that has no meaning for this method.
 
         Raises:

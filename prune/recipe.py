@@ -90,6 +90,16 @@ class Recipe:
             if part is not None
         }
 
+    def short(self) -> str:
+        """The recipe with the options that differ from their defaults, for people."""
+        set_ = [
+            f"{k}={v}"
+            for k, v in (_fields(self.pruner) if self.pruner else {}).items()
+            if v != getattr(type(self.pruner), k, None)
+        ]
+        parts = [_name(part) for part in (self.allocation, self.refiner) if part is not None]
+        return "+".join([self.name + (f"({', '.join(set_)})" if set_ else ""), *parts])
+
     def __str__(self) -> str:
         extras = [
             f"{role}={_spell(part)}"

@@ -37,7 +37,8 @@ def load_model(folder: Path, dtype: str) -> PreTrainedModel:
     )
     model.requires_grad_(False)
     model.eval()
-    return model.to(device())
+    model.to(device())  # type: ignore[arg-type]
+    return model
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
