@@ -24,7 +24,7 @@ EXIT_DONE, EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     options = _parser().parse_args(arguments)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)  # logs are not 80 columns
     try:
         planned = plan_grid(options.grid, options.set, options.out)
         if not options.dry_run:
@@ -60,7 +60,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepare(planned: Planned, options: argparse.Namespace, console: Console) -> Planned:
-    """Collect or fetch what is not on this machine yet, then plan again with it."""
+    """Collect or fetch what is not on this machine yet, then plan again with it.
+
+    Raises:
+        GridError: something cannot be had.
+    """
     from jobs.demo.text import collect
     from jobs.inputs import fetch_missing, uses_demo
 
@@ -69,9 +73,21 @@ def _prepare(planned: Planned, options: argparse.Namespace, console: Console) ->
     if uses_demo(planned.grid):
         with console.status("collecting the demo's text from the installed packages"):
             collect(options.out / "artefacts")
-    else:
-        fetch_missing(planned.grid, planned.plan.inputs, lambda text: console.print(text))
-    return plan_grid(options.grid, options.set, options.out)
+        planned = plan_grid(options.grid, options.set, options.out)
+    if planned.unresolved:
+        try:
+            fetch_missing(planned.grid, planned.plan.inputs, console.print)
+        except Exception as error:  # whatever the hub or the network said, it is the user's to know
+            cause = " ".join(f"{type(error).__name__}: {error}".split())
+            names = ", ".join(sorted(set(planned.unresolved)))
+            raise GridError(
+                [
+                    f"{options.grid}: cannot fetch {names}: {cause}; without internet, set `mirror:` "
+                    "to a folder that holds them as <owner>/<name>"
+                ]
+            ) from error
+        planned = plan_grid(options.grid, options.set, options.out)
+    return planned
 
 
 def _launch(planned: Planned, options: argparse.Namespace, console: Console) -> int:
@@ -105,7 +121,7 @@ def _finish(run: RunFolder, state: object, console: Console) -> int:
     assert isinstance(state, State)
     for path in collect(run):
         console.print(f"left out, since it cannot be read: {path}", highlight=False)
-    console.print(show.results_table(run.database))
+    console.print(show.results_table(run.database, console.width))
     show.failures(run, state, console)
     database = os.path.relpath(run.database)
     console.print(f"\nThe database: {database}. Ask it anything, for example:", highlight=False)

@@ -184,16 +184,20 @@ class RunFolder:
 
     def failures(self, cell: str) -> list[dict[str, Any]]:
         """The failed attempts of a cell, oldest first."""
-        paths = (self.path / "failures").glob(f"{cell}.*.json")
-        return [read_json(p) for p in sorted(paths, key=lambda p: int(p.name.split(".")[1]))]
+        found: list[dict[str, Any]] = []
+        while (path := self._failure(cell, len(found) + 1)).is_file():
+            found.append(read_json(path))
+        return found
+
+    def _failure(self, cell: str, attempt: int) -> Path:
+        return self.path / "failures" / f"{cell}.{attempt}.json"
 
     def write_failure(self, cell: str, failure: dict[str, Any]) -> Path:
         """Keep a failed attempt under the next free number."""
-        folder = self.path / "failures"
-        folder.mkdir(parents=True, exist_ok=True)
-        attempt = len(list(folder.glob(f"{cell}.*.json"))) + 1
+        attempt = len(self.failures(cell)) + 1
+        self._failure(cell, attempt).parent.mkdir(parents=True, exist_ok=True)
         while True:
-            path = folder / f"{cell}.{attempt}.json"
+            path = self._failure(cell, attempt)
             try:
                 with path.open("x", encoding="utf-8") as file:
                     json.dump({"cell": cell, "attempt": attempt, **failure}, file, indent=1)

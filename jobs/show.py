@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -133,42 +134,63 @@ class Watch:
         return table
 
 
-def results_table(database: Path) -> Table:
-    """The `results` view, with draws of a cell averaged and their spread beside."""
+def results_table(database: Path, width: int) -> Table:
+    """The `results` view, draws averaged with their spread beside; columns as `width` allows."""
     with duckdb.connect(str(database), read_only=True) as connection:
-        described = connection.execute("DESCRIBE results").fetchall()
-        figures = [name for name, *_ in described if _is_figure(name, [d[0] for d in described])]
-        averages = ", ".join(
-            f'avg("{f}"), CASE WHEN count("{f}") > 1 THEN stddev_samp("{f}") END' for f in figures
+        names = [row[0] for row in connection.execute("DESCRIBE results").fetchall()]
+        figures = [name for name in names if _is_figure(name, names)]
+        if width < 110:  # the mean says most of the single tasks
+            figures = [f for f in figures if f == "mean_accuracy" or f.startswith("ppl_")]
+        averages = "".join(
+            f', avg("{f}"), CASE WHEN count("{f}") > 1 THEN stddev_samp("{f}") END' for f in figures
         )
         query = f"""
             FROM (
-                SELECT model, recipe, pattern, sparsity, dataset, size, count(*), avg(similarity)
-                    {", " + averages if averages else ""}
+                SELECT model, recipe, pattern, sparsity, size, dataset, any_value(pruner),
+                    avg(similarity) {averages}
                 FROM results GROUP BY ALL
             ) ORDER BY model, recipe <> '{DENSE}', recipe, pattern, sparsity, size, dataset
         """
         rows = connection.execute(query).fetchall()
-    several_models = len({row[0] for row in rows}) > 1
-    table = Table(title="results: mean over draws ± standard deviation", title_justify="left")
-    for name in ("model",) * several_models + ("recipe", "pattern", "sparsity", "dataset", "size"):
-        table.add_column(name, no_wrap=True)
-    for name in ("draws", "similarity", *figures):
-        table.add_column(name, justify="right", no_wrap=True)
-    for model, recipe, pattern, sparsity, dataset, size, draws, similarity, *values in rows:
+    recipes = {(row[6], row[1]) for row in rows}
+    by_name = len({pruner for pruner, _ in recipes}) == len(recipes)
+    labels = [_labels(row, by_name) for row in rows]
+    title = "results: mean over draws ± standard deviation"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    names = ["model", "recipe", "pattern", "sparsity", "size", "dataset"]
+    varied = [i for i, n in enumerate(names) if n in ("recipe", "dataset") or _varies(labels, i)]
+    for i in varied:
+        table.add_column(names[i], no_wrap=names[i] != "recipe")
+    for name in ("similarity", *figures):
+        table.add_column(_header(name), justify="right", no_wrap=True)
+    for label, row in zip(labels, rows, strict=True):
+        near, values = row[7], row[8:]
         pairs = zip(values[::2], values[1::2], strict=True)
         table.add_row(
-            *([model] if several_models else []),
-            recipe,
-            pattern,
-            f"{sparsity:g}",
-            dataset or "-",
-            "-" if size is None else str(size),
-            str(draws),
-            "-" if similarity is None else f"{similarity:.4f}",
+            *(label[i] for i in varied),
+            "-" if near is None else f"{near:.4f}",
             *(_figure(mean, spread) for mean, spread in pairs),
         )
     return table
+
+
+def _labels(row: tuple[Any, ...], by_name: bool) -> list[str]:
+    """What a row of the results table is about; recipes by base name where that is enough."""
+    model, recipe, pattern, sparsity, size, dataset, pruner = row[:7]
+    known = (model, pruner if by_name else recipe, pattern, f"{sparsity:g}", size, dataset)
+    return ["-" if value is None else str(value) for value in known]
+
+
+def _header(name: str) -> str:
+    """A column's name on two lines, so that its figures set the width."""
+    for part in ("simi", "mean_", "ppl_"):
+        name = name.replace(part, part + "\n")
+    return name
+
+
+def _varies(labels: list[list[str]], column: int) -> bool:
+    """Does a column tell pruned rows apart? Only what has a dataset has every column filled."""
+    return len({label[column] for label in labels if label[5] != "-"}) > 1
 
 
 def example_query(database: Path) -> str:
@@ -192,7 +214,7 @@ def _figure(mean: float | None, spread: float | None) -> str:
     if mean is None:
         return "-"
     digits = 3 if abs(mean) < 10 else 1
-    return f"{mean:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
+    return f"{mean:.{digits}f}" + ("" if spread is None else f"±{spread:.{digits}f}")
 
 
 def failures(run: RunFolder, state: State, console: Console) -> None:

@@ -28,8 +28,12 @@ def load_model(folder: Path, dtype: str) -> PreTrainedModel:
 
     Raises:
         OSError: the folder holds no safetensors weights (pickled weights are not read).
-        ValueError: transformers does not know its architecture; remote code is never run.
+        ValueError: transformers does not know its architecture (remote code is never run), or
+            the GPU does not have the dtype.
     """
+    if dtype == "bfloat16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+        name = torch.cuda.get_device_name()
+        raise ValueError(f"{name} has no bfloat16; set dtype: float16 or float32 in the grid")
     logging.disable_progress_bar()
     register()  # DCLM and other OpenLM models, which transformers does not know
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
