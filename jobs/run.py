@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from jobs.cells import Cell, digest
-from jobs.files import read_json, write_text
+from jobs.files import read_json, unique_suffix, write_text
 from jobs.grid import Compare, Evaluate, Pruning, Resources, Similarity
 from jobs.inputs import Inputs
 
@@ -198,10 +199,14 @@ class RunFolder:
         self._failure(cell, attempt).parent.mkdir(parents=True, exist_ok=True)
         while True:
             path = self._failure(cell, attempt)
+            partial = path.with_name(path.name + unique_suffix())
+            record = {"cell": cell, "attempt": attempt, **failure}
+            partial.write_text(json.dumps(record, indent=1), "utf-8")
             try:
-                with path.open("x", encoding="utf-8") as file:
-                    json.dump({"cell": cell, "attempt": attempt, **failure}, file, indent=1)
+                os.link(partial, path)  # whole, and only if nobody took the number
             except FileExistsError:
                 attempt += 1
             else:
                 return path
+            finally:
+                partial.unlink()

@@ -54,9 +54,10 @@ def dry_run(planned: Planned, state: State, console: Console) -> None:
 
 def _by_recipe(cells: dict[str, Cell], state: State) -> list[tuple[str, ...]]:
     groups: dict[tuple[str, str, float], list[tuple[str, Cell]]] = defaultdict(list)
+    several = len({cell.model for cell in cells.values()}) > 1
     for key, cell in cells.items():
-        name = f"{cell.model}: {cell.recipe}" if len({c.model for c in cells.values()}) > 1 else ""
-        groups[name or str(cell.recipe), cell.pattern, float(cell.sparsity)].append((key, cell))
+        name = f"{cell.model}: {cell.recipe.short()}" if several else cell.recipe.short()
+        groups[name, cell.pattern, float(cell.sparsity)].append((key, cell))
     rows: list[tuple[str, ...]] = []
     for (recipe, pattern, sparsity), members in groups.items():
         draws = [c.draw for _, c in members if c.draw]
@@ -197,11 +198,11 @@ def example_query(database: Path) -> str:
     """A query that fits the results of a database, for a reader to start from."""
     with duckdb.connect(str(database), read_only=True) as connection:
         names = [row[0] for row in connection.execute("DESCRIBE results").fetchall()]
-    figures = [f"round(avg({n}), 3) AS {n}" for n in names if _is_figure(n, names)]
-    wanted = ", ".join(["dataset", "count(*) AS cells", "round(avg(similarity), 4) AS similarity"])
+    ppl = [n for n in names if n.startswith("ppl_")]
+    figure = f"avg({ppl[0]})" if ppl else "avg(mean_accuracy)"
     return (
-        f"SELECT {wanted}, {', '.join(figures)} FROM results WHERE dataset IS NOT NULL "
-        "GROUP BY dataset ORDER BY similarity DESC"
+        f"SELECT dataset, sparsity, avg(similarity) AS similarity, {figure} AS score FROM results "
+        "WHERE pruner = 'wanda' GROUP BY ALL ORDER BY sparsity, score"
     )
 
 
