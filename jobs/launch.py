@@ -77,13 +77,13 @@ def _prepare(planned: Planned, options: argparse.Namespace, console: Console) ->
     if planned.unresolved:
         try:
             fetch_missing(planned.grid, planned.plan.inputs, console.print)
-        except Exception as error:  # whatever the hub or the network said, it is the user's to know
+        except Exception as error:  # whatever the hub or the network said, the user must know
             cause = " ".join(f"{type(error).__name__}: {error}".split())
             names = ", ".join(sorted(set(planned.unresolved)))
             raise GridError(
                 [
-                    f"{options.grid}: cannot fetch {names}: {cause}; without internet, set `mirror:` "
-                    "to a folder that holds them as <owner>/<name>"
+                    f"{options.grid}: cannot fetch {names}: {cause}; without internet, set "
+                    "`mirror:` to a folder that holds them as <owner>/<name>"
                 ]
             ) from error
         planned = plan_grid(options.grid, options.set, options.out)
