@@ -203,7 +203,7 @@ class Grid(Strict):
 
 
 def load_grid(path: Path, overrides: list[str] | None = None) -> tuple[Grid, GridFile]:
-    """Read and check a grid file.
+    """Read a grid file and check its keys and values; names are checked by `name_problems`.
 
     Raises:
         GridError: with every problem found.
@@ -216,9 +216,6 @@ def load_grid(path: Path, overrides: list[str] | None = None) -> tuple[Grid, Gri
         raise file.error(
             Problem(_unlisted(p.place, single), p.message) for p in problems_of(error, Grid)
         ) from None
-    problems = list(_cross_checks(grid, single=isinstance(file.data.get("cells"), dict)))
-    if problems:
-        raise file.error(problems)
     return grid, file
 
 
@@ -227,8 +224,8 @@ def _unlisted(place: Place, single: bool) -> Place:
     return ("cells", *place[2:]) if single and place[:2] == ("cells", 0) else place
 
 
-def _cross_checks(grid: Grid, single: bool) -> Iterator[Problem]:
-    """Names that refer to other parts of the grid, and folds."""
+def name_problems(grid: Grid) -> Iterator[Problem]:
+    """Names that stand for nothing, and other conflicts between parts of a grid."""
     names = sorted({*builtin_datasets(), *grid.datasets})
     for name, spec in grid.datasets.items():
         for parent in spec.parents:
@@ -247,7 +244,7 @@ def _cross_checks(grid: Grid, single: bool) -> Iterator[Problem]:
         if model and model not in grid.model:
             yield Problem(("reference", model), "unknown model; " + choices(model, grid.model))
     for i, block in enumerate(grid.cells):
-        at: Place = ("cells",) if single else ("cells", i)
+        at: Place = ("cells",) if len(grid.cells) == 1 else ("cells", i)
         yield from _check_block(grid, block, at, names)
     for i, rule in enumerate(grid.exclude):
         for key in rule:

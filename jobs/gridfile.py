@@ -20,6 +20,10 @@ Place = tuple[str | int, ...]
 """Where something stands in a grid: keys and list indices from the top."""
 
 
+MOST_CHOICES = 40
+"""Names that an error message lists; of more it tells the nearest."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong with a grid: where, and what to do."""
@@ -158,11 +162,13 @@ def _message(problem: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def choices(given: str, allowed: Sequence[str]) -> str:
-    """What is allowed, and the name nearest to what was given."""
+    """What is allowed, and the names nearest to what was given."""
+    if len(allowed) > MOST_CHOICES:
+        near = get_close_matches(given, allowed, n=5, cutoff=0.5)
+        return f"{len(allowed):,} names are known; nearest: {', '.join(near) or 'none like it'}"
     near = get_close_matches(given, allowed, n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    shown = ", ".join(sorted(allowed)[:40]) + (" ..." if len(allowed) > 40 else "")
-    return f"allowed: {shown}{hint}"
+    return f"allowed: {', '.join(sorted(allowed))}{hint}"
 
 
 def _keys(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:

@@ -118,8 +118,8 @@ def look_up(grid: Grid, base: Path, out: Path) -> Inputs:
         inputs.models[name] = finder.model(name, place)
     for name in sorted(_used_datasets(grid)):
         spec = grid.dataset_spec(name)
-        assert spec is not None  # unknown names were refused with the grid
-        inputs.datasets[name] = finder.dataset(name, spec, ("datasets", name))
+        if spec is not None:  # `name_problems` reports what is unknown
+            inputs.datasets[name] = finder.dataset(name, spec, ("datasets", name))
     for name in grid.evaluate.perplexity:
         if name in perplexity_texts():
             spec = perplexity_texts()[name]

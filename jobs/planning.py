@@ -9,9 +9,9 @@ from pathlib import Path
 
 from calib import draw
 from calib.pool import document_id
-from calib.sources import Source, read_texts
+from calib.sources import Source, read_rows, read_texts
 from jobs.cells import Cell, digest, expand, science
-from jobs.grid import Grid, load_grid
+from jobs.grid import Grid, load_grid, name_problems
 from jobs.gridfile import Problem
 from jobs.inputs import Inputs, look_up, width_problems
 from jobs.run import Plan
@@ -48,9 +48,10 @@ def plan_grid(path: Path, overrides: list[str], out: Path) -> Planned:
     grid, file = load_grid(path, overrides)
     cells, products, problems = expand(grid)
     inputs = look_up(grid, path.resolve().parent, out)
-    problems += inputs.problems
-    if not inputs.problems:
+    problems += [*name_problems(grid), *inputs.problems]
+    if not problems:
         problems += width_problems(grid, cells, inputs)
+        problems += _unreadable(inputs)
         problems += _shortages(grid, cells, inputs)
     if problems:
         raise file.error(problems)
@@ -86,8 +87,22 @@ def _plan(grid: Grid, path: Path, inputs: Inputs, cells: dict[str, Cell]) -> Pla
     )
 
 
+def _unreadable(inputs: Inputs) -> Iterator[Problem]:
+    """Datasets and texts whose first row cannot be read, for example for want of the column."""
+    for kind, entries in (("datasets", inputs.datasets), ("texts", inputs.texts)):
+        for name, entry in entries.items():
+            if entry.source is not None:
+                try:
+                    next(iter(read_rows(entry.source)), None)
+                except (ValueError, OSError) as error:
+                    yield Problem((kind, name), f"{name}: {error}")
+
+
 BYTES_PER_TOKEN = 16
 """No tokenizer of natural text needs more: a pool of so many bytes a token asked for is enough."""
+
+MOST_BYTES = 8_000_000
+"""Files larger than this are not read for the sake of a check."""
 
 
 def _shortages(grid: Grid, cells: list[Cell], inputs: Inputs) -> Iterator[Problem]:
@@ -107,7 +122,10 @@ def _shortages(grid: Grid, cells: list[Cell], inputs: Inputs) -> Iterator[Proble
         source = inputs.datasets[dataset].source
         tokenizer = (inputs.models[model].folder or Path()) / "tokenizer.json"
         wanted = size * seqlen * folds
-        if source is None or not tokenizer.is_file() or _bytes(source) > wanted * BYTES_PER_TOKEN:
+        if source is None or not tokenizer.is_file():
+            continue
+        enough = wanted * BYTES_PER_TOKEN if sampler == "stream" else MOST_BYTES
+        if _bytes(source) > min(enough, MOST_BYTES):
             continue
         lengths = counted.get((model, dataset))
         if lengths is None:
