@@ -94,8 +94,8 @@ def check_stream(tokens: int, size: int, seqlen: int) -> None:
 def _document_starts(tokens: Tokens, size: int, seqlen: int, seed: int) -> list[int]:
     import numpy as np
 
-    firsts = np.concatenate([[0], tokens.ends[:-1]])
-    lengths = tokens.ends - firsts
+    lengths = np.diff(tokens.ends, prepend=0)
+    firsts = tokens.ends - lengths
     long = [i for i in range(len(firsts)) if lengths[i] >= seqlen]
     check_documents(len(long), size, seqlen)
     order = sorted(long, key=lambda i: _number(seed, tokens.documents[i]))[:size]

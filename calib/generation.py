@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
+    DynamicCache,
+    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -19,6 +23,7 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.cache_utils import DynamicLayer
 
 from calib.pool import Pool, Tokens
 from calib.spec import GenerateSpec
@@ -52,8 +57,9 @@ def prefixes(source: Tokens, spec: GenerateSpec, bos: int | None) -> tuple[list[
     Raises:
         ValueError: the source has too few documents that reach `prefix_tokens`.
     """
-    starts = np.concatenate([[0], source.ends[:-1]])
-    long = [i for i, s in enumerate(starts) if source.ends[i] - s >= spec.prefix_tokens]
+    lengths = np.diff(source.ends, prepend=0)
+    starts = source.ends - lengths
+    long = np.flatnonzero(lengths >= spec.prefix_tokens).tolist()
     if len(long) < spec.texts:
         raise ValueError(
             f"{len(long):,} documents of {spec.source!r} have {spec.prefix_tokens} tokens, and "
@@ -88,7 +94,8 @@ def generate(
     """Write `spec.texts` texts, score them, and mark those of highest perplexity as dropped.
 
     Text i is in batch i div `spec.batch`; the uniform numbers it is sampled with depend on
-    (seed, i, position) alone, so neither the number of texts nor the order of work changes it.
+    (seed, i, position) alone. So the number of texts changes none but those of the last batch,
+    whose arithmetic may round differently where it is not full.
 
     Args:
         model: the dense model, in evaluation mode.
@@ -114,7 +121,7 @@ def generate(
 
 def drop_highest(texts: Sequence[GeneratedText], fraction: float) -> list[GeneratedText]:
     """Mark the floor(fraction x texts) texts of highest perplexity as not kept."""
-    count = int(fraction * len(texts))
+    count = int(Decimal(str(fraction)) * len(texts))
     order = sorted(range(len(texts)), key=lambda i: -texts[i].perplexity)
     dropped = set(order[:count])
     return [
@@ -139,15 +146,16 @@ def _continue(
             for i in range(len(starts))
         ]
     )
-    warp = _warpers(spec)
+    reshape, cut = _warpers(spec)
     eos = tokenizer.eos_token_id
     ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-    past, feed = None, ids
+    past, feed = _cache(model, ids.shape[1] + max_tokens), ids
     for position in range(max_tokens):
         output = model(input_ids=feed, past_key_values=past, use_cache=True)
-        past = output.past_key_values
-        scores = warp(ids, output.logits[:, -1].float())  # type: ignore[arg-type]
-        feed = _sample(scores, torch.from_numpy(uniform[:, position]))[:, None]
+        scores = reshape(ids, output.logits[:, -1].float())  # type: ignore[arg-type]
+        scores, tokens = _highest(scores, spec.top_k)
+        chosen = _sample(cut(ids, scores), torch.from_numpy(uniform[:, position]))  # type: ignore[arg-type]
+        feed = tokens.gather(1, chosen[:, None])
         if eos is not None:
             feed = feed.masked_fill(ended[:, None], eos)
             ended |= feed[:, 0] == eos
@@ -162,15 +170,63 @@ def _up_to(row: list[int], prefix: int, eos: int | None) -> list[int]:
     return row[: row.index(eos, prefix)] if eos in row[prefix:] else row
 
 
-def _warpers(spec: GenerateSpec) -> LogitsProcessorList:
-    """The processors that `generate` of transformers would apply, in its order."""
-    steps = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(spec.repetition_penalty)])
-    steps.append(TemperatureLogitsWarper(spec.temperature))
-    if spec.top_k:
-        steps.append(TopKLogitsWarper(spec.top_k))
-    if spec.top_p < 1:
-        steps.append(TopPLogitsWarper(spec.top_p))
-    return steps
+def _warpers(spec: GenerateSpec) -> tuple[LogitsProcessorList, LogitsProcessorList]:
+    """The processors that `generate` of transformers would apply, in its order.
+
+    Returns:
+        Those that reshape the scores of all tokens, and those that cut all but the highest.
+    """
+    reshape = [
+        RepetitionPenaltyLogitsProcessor(spec.repetition_penalty),
+        TemperatureLogitsWarper(spec.temperature),
+    ]
+    cut: list[LogitsProcessor] = [TopKLogitsWarper(spec.top_k)] if spec.top_k else []
+    cut += [TopPLogitsWarper(spec.top_p)] if spec.top_p < 1 else []
+    return LogitsProcessorList(reshape), LogitsProcessorList(cut)
+
+
+def _highest(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The scores that can be among the `top_k` of their row, ties included, and their tokens.
+
+    Both [rows, columns], in order of token: what follows need not sort a whole vocabulary.
+    """
+    last = torch.topk(scores, min(top_k, scores.shape[1]) or scores.shape[1]).values[:, -1:]
+    columns = int((scores >= last).sum(-1).max())
+    tokens = torch.topk(scores, columns).indices.sort(-1).values
+    return scores.gather(1, tokens), tokens
+
+
+class _RoomyLayer(DynamicLayer):
+    """Keys and values in tensors made once, where the base class copies all of them each step."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self.store: list[Tensor] = []
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append keys and values of new tokens; all of them, old and new."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.store = [
+                new.new_empty(*new.shape[:2], self.room, new.shape[3])
+                for new in (key_states, value_states)
+            ]
+        start = self.get_seq_length()
+        stop = start + key_states.shape[2]
+        for store, new in zip(self.store, (key_states, value_states), strict=True):
+            store[:, :, start:stop] = new
+        self.keys, self.values = (store[:, :, :stop] for store in self.store)
+        return self.keys, self.values
+
+
+def _cache(model: PreTrainedModel, room: int) -> DynamicCache:
+    """A cache for `room` tokens; layers that slide or do otherwise stay transformers' own."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [_RoomyLayer(room) if type(x) is DynamicLayer else x for x in cache.layers]
+    return cache
 
 
 def _sample(scores: Tensor, uniform: Tensor) -> Tensor:

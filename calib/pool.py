@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +26,17 @@ class Pool:
 
     @classmethod
     def of(cls, texts: Iterable[str], max_documents: int) -> Pool:
-        """The `max_documents` documents of lowest id; reads everything, keeps no more than that."""
-        smallest = heapq.nsmallest(max_documents, _distinct(texts), key=lambda pair: pair[0])
-        return cls([i for i, _ in smallest], [text for _, text in smallest])
+        """The `max_documents` documents of lowest id; reads all, keeps twice that at most."""
+        lowest: dict[str, str] = {}
+        bound = "g"  # above every hexadecimal id
+        for text in texts:
+            if (identity := document_id(text)) < bound:
+                lowest[identity] = text
+            if len(lowest) >= 2 * max_documents:
+                lowest = dict(sorted(lowest.items())[:max_documents])
+                bound = max(lowest)
+        ids = sorted(lowest)[:max_documents]
+        return cls(ids, [lowest[i] for i in ids])
 
     @classmethod
     def mix(cls, pools: Mapping[str, Pool], weights: Mapping[str, float]) -> Pool:
@@ -64,15 +71,6 @@ class Pool:
 
         table = pyarrow.parquet.read_table(folder / "documents.parquet")
         return cls(table["id"].to_pylist(), table["text"].to_pylist())
-
-
-def _distinct(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
-    seen: set[str] = set()
-    for text in texts:
-        identity = document_id(text)
-        if identity not in seen:
-            seen.add(identity)
-            yield identity, text
 
 
 SEPARATOR = " "
@@ -129,7 +127,7 @@ class Tokens:
         """The documents with id mod `folds` = `index`, end to end."""
         import numpy as np
 
-        starts = np.concatenate([[0], self.ends[:-1]])
+        starts = self.ends - np.diff(self.ends, prepend=0)
         keep = [i for i, d in enumerate(self.documents) if int(d, 16) % folds == index]
         parts = [self.ids[starts[i] : self.ends[i]] for i in keep]
         ids = np.concatenate([np.zeros(0, np.int32), *parts])

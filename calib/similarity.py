@@ -77,7 +77,7 @@ def compare(
         ValueError: a side has no n-gram.
     """
     split_sides = [
-        [(pool.ids[i], split(pool.texts[i])) for i in indices]
+        _first_units(pool, indices, units, split)
         for pool, indices in zip((candidate, reference), sides(candidate, reference), strict=True)
     ]
     units = min(units, *(sum(len(w) for _, w in side) for side in split_sides))
@@ -85,6 +85,19 @@ def compare(
     if not ((members & CANDIDATE).any() and (members & REFERENCE).any()):
         raise ValueError(f"too little text for {n}-grams: {units} units on either side")
     return Comparison(hashes, members, units)
+
+
+def _first_units(
+    pool: Pool, indices: Sequence[int], units: int, split: Callable[[str], Sequence[object]]
+) -> list[tuple[str, Sequence[object]]]:
+    """(id, units) of as many documents as hold the first `units` units; the rest stays unread."""
+    documents: list[tuple[str, Sequence[object]]] = []
+    for i in indices:
+        if units <= 0:
+            break
+        documents.append((pool.ids[i], split(pool.texts[i])))
+        units -= len(documents[-1][1])
+    return documents
 
 
 def _distinct_grams(
@@ -103,7 +116,8 @@ def _distinct_grams(
             left -= len(parts)
             grams = range(len(parts) - n + 1)
             hashes.extend(xxhash.xxh3_64_intdigest(b"\0".join(parts[i : i + n])) for i in grams)
-            members.extend([1 << (int(identity[:4], 16) % GROUPS + 16 * side)] * len(grams))
+            # by the last digits: a pool's documents are those of lowest id, alike in the first
+            members.extend([1 << (int(identity[-8:], 16) % GROUPS + 16 * side)] * len(grams))
     order = np.argsort(keys := np.array(hashes, np.uint64), kind="stable")
     keys, bits = keys[order], np.array(members, np.uint32)[order]
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
@@ -113,10 +127,14 @@ def _distinct_grams(
 def exact(comparison: Comparison) -> dict[str, Value]:
     """Exact Jaccard |A and B| / |A or B| and containment |A and B| / |A|.
 
-    The standard error is the jackknife's over `GROUPS` groups of documents, left out of both
-    sides in turn.
+    The standard error is the jackknife's over `GROUPS` groups of documents (fewer where there are
+    few documents), left out of both sides in turn.
     """
-    replicates = [_overlap(comparison.members, without=group) for group in range(GROUPS)]
+    import numpy as np
+
+    groups = int(np.bitwise_or.reduce(comparison.members))
+    held = [group for group in range(GROUPS) if groups & (0x10001 << group)]
+    replicates = [_overlap(comparison.members, without=group) for group in held]
     common, union, size = _overlap(comparison.members)
     return {
         "jaccard": Value(common / union, _jackknife([c / u for c, u, _ in replicates if u]), union),

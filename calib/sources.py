@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import csv
 import glob
-from collections.abc import Iterator, Sequence
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from calib.spec import LOADERS, DatasetSpec
 from prune.model import hub
 
 ENDINGS = {
     "parquet": (".parquet",),
-    "json": (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".json.zst", ".jsonl.zst"),
-    "csv": (".csv", ".csv.gz", ".tsv"),
-    "text": (".txt", ".txt.gz"),
+    "json": (".json", ".jsonl"),
+    "csv": (".csv", ".tsv"),
+    "text": (".txt",),
 }
+"""How the names of a loader's files end; all but parquet may be compressed, `.gz` or `.zst`."""
+
+NOT_DATA = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
+"""Files of a dataset repository that describe it."""
+
+SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""Words in the name of a file that tell its split, where the repository declares none."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +71,11 @@ def locate(spec: DatasetSpec, base: Path, mirror: Path | None, demo: Path | None
         return Source(spec.path, tuple(_local_files(spec, base, demo)), _column(spec, spec.path))
     name = f"{spec.path}@{spec.revision}" if spec.revision else spec.path
     folder = hub.find(name, "dataset", mirror, base)
-    names = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
+    names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
     card = folder / "README.md"
-    chosen = select_files(spec, names, card.read_text("utf-8") if card.is_file() else "")
-    loader = next((k for k, ends in ENDINGS.items() if chosen[0].endswith(ends)), None)
-    if loader is None:
-        raise FileNotFoundError(f"cannot read {chosen[0]} of {spec.path}: none of {LOADERS}")
+    chosen = select_files(spec, names, card.read_text("utf-8", "replace") if card.is_file() else "")
+    loader = _loader(chosen[0])
+    assert loader is not None
     return Source(loader, tuple(folder / n for n in chosen), _column(spec, loader))
 
 
@@ -80,62 +96,120 @@ def fetch(spec: DatasetSpec) -> None:
 def select_files(spec: DatasetSpec, names: Sequence[str], card: str) -> list[str]:
     """The data files of a repository that a dataset reads, by name, in order.
 
-    The repository's card (README.md) declares them by configuration and split; without such a
-    declaration, those whose path mentions the configuration and the split.
+    The repository's card (README.md) declares them by configuration and split. Where it does not,
+    they are those whose path names the configuration and the split; and if no path names any
+    split, all of them are `train`, as the hub has it.
 
     Raises:
         FileNotFoundError: none matches.
     """
-    patterns = spec.data_files or _declared(spec, card)
-    endings = tuple(e for ends in ENDINGS.values() for e in ends)
-    data = sorted(n for n in names if n.endswith(endings))
-    if patterns:
-        found = [n for n in data if any(fnmatch(n, p) for p in patterns)]
+    data = sorted(n for n in names if _loader(n) and Path(n).name not in NOT_DATA)
+    configs = _configs(card)
+    patterns = spec.data_files or _declared(spec, configs)
+    if patterns is None:
+        found = _named(spec, data)
     else:
-        found = [n for n in data if spec.split in n and (not spec.name or spec.name in n)]
+        # `**/` may stand for no folder at all, and the `*` of fnmatch for several
+        wanted = {p for pattern in patterns for p in (pattern, pattern.replace("**/", ""))}
+        found = [n for n in data if any(fnmatchcase(n, p) for p in wanted)]
+    found = [n for n in found if _loader(n) == _loader(found[0])]
     if not found:
+        what = f"configuration {spec.name or 'default'!r}, split {spec.split!r}"
+        if patterns:
+            what = ", ".join(patterns) + ("" if spec.data_files else f" ({what})")
+        declared = [f"{c.get('config_name')} ({_splits(c)})" for c in configs]
         raise FileNotFoundError(
-            f"{spec.path} has no data files for configuration {spec.name or 'default'!r}, split "
-            f"{spec.split!r}" + (f" ({', '.join(patterns)})" if patterns else "")
+            f"{spec.path} has no data files for {what}; "
+            + (f"its card declares: {_some(declared)}; " if declared else "")
+            + f"its data files: {_some(data)} (set name, split or data_files)"
         )
     return found[: spec.shards]
 
 
-def _declared(spec: DatasetSpec, card: str) -> list[str]:
-    """Patterns that the card's `configs` give for the wanted configuration and split."""
-    if not card.startswith("---"):
+def _loader(name: str) -> str | None:
+    """The loader that reads a file of this name."""
+    plain = name.removesuffix(".gz").removesuffix(".zst")
+    return next((k for k, ends in ENDINGS.items() if plain.endswith(ends)), None)
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    """The first names of a list, for a message."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "") or "none"
+
+
+def _named(spec: DatasetSpec, data: Sequence[str]) -> list[str]:
+    """The files whose path names the configuration and the split."""
+
+    def naming(words: Sequence[str]) -> list[str]:
+        pattern = "|".join(map(re.escape, words))
+        return [n for n in own if re.search(rf"(?<![a-zA-Z])({pattern})(?![a-zA-Z])", n)]
+
+    own = list(data)
+    own = naming([spec.name]) if spec.name else own
+    found = naming(SPLIT_WORDS.get(spec.split, (spec.split,)))
+    if spec.split == "train" and not naming([w for words in SPLIT_WORDS.values() for w in words]):
+        return own
+    return found
+
+
+def _configs(card: str) -> list[dict[str, Any]]:
+    """The configurations that the head of a card declares."""
+    head = re.match(r"---\s*\n(.*?)\n---", card, re.DOTALL)
+    try:
+        front = YAML(typ="safe").load(head[1]) if head else None
+    except YAMLError:
         return []
-    front = YAML(typ="safe").load(card.split("---", 2)[1]) or {}
-    configs: list[dict[str, Any]] = front.get("configs", [])
+    return list(front.get("configs") or []) if isinstance(front, dict) else []
+
+
+def _declared(spec: DatasetSpec, configs: Sequence[Mapping[str, Any]]) -> list[str] | None:
+    """Patterns for the wanted configuration and split; None where the card does not say."""
     wanted = [c for c in configs if c.get("config_name") == spec.name] if spec.name else configs
     wanted = [c for c in wanted if c.get("default")] or wanted
-    declared = wanted[0].get("data_files", []) if wanted else []
-    if isinstance(declared, str):
-        return [declared]
-    patterns: list[str] = []
-    for entry in declared:
-        if isinstance(entry, str):
-            patterns.append(entry)
-        elif entry.get("split") == spec.split:
-            path = entry["path"]
-            patterns += [path] if isinstance(path, str) else path
-    return patterns
+    if not wanted or "data_files" not in wanted[0]:
+        return None
+    return [p for split, p in _split_patterns(wanted[0]) if split == spec.split]
+
+
+def _split_patterns(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(split, pattern) of a configuration; without a split, a pattern is for `train`."""
+    entries = config.get("data_files") or []
+    if isinstance(entries, dict):
+        entries = [{"split": split, "path": path} for split, path in entries.items()]
+    pairs: list[tuple[str, str]] = []
+    for entry in [entries] if isinstance(entries, str) else entries:
+        split, path = (
+            ("train", entry) if isinstance(entry, str) else (entry["split"], entry["path"])
+        )
+        pairs += [(split, p) for p in ([path] if isinstance(path, str) else path)]
+    return pairs
+
+
+def _splits(config: Mapping[str, Any]) -> str:
+    return ", ".join(dict.fromkeys(split for split, _ in _split_patterns(config)))
 
 
 def _local_files(spec: DatasetSpec, base: Path, demo: Path | None) -> list[Path]:
-    found: list[Path] = []
+    found: set[Path] = set()
     for pattern in spec.data_files or []:
         root = base
         if pattern.startswith("demo:"):
             assert demo is not None
             root, pattern = demo, pattern.removeprefix("demo:")
-        full = str(root / Path(pattern).expanduser())
-        # the pattern may be absolute, which Path.glob does not take
-        matches = [Path(p) for p in glob.glob(full, recursive=True) if Path(p).is_file()]  # noqa: PTH207
+        full = hub.under(root, pattern)
+        # the pattern may be absolute, which Path.glob does not take; `root` is no pattern
+        names = glob.glob(str(hub.under(Path(), pattern)), root_dir=root, recursive=True)  # noqa: PTH207
+        matches = [p for p in (full, *(root / n for n in names)) if p.is_file()]
         if not matches:
-            raise FileNotFoundError(f"no file matches {full}")
-        found += matches
-    return sorted(set(found))[: spec.shards]
+            folder = next((p for p in full.parents if p.is_dir()), root)
+            there = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir())
+            raise FileNotFoundError(
+                f"no file matches {full}; {folder} has: {_some(there)} (data_files are names or "
+                "globs, relative to the grid file)"
+            )
+        found.update(matches)
+    return sorted(found)[: spec.shards]
 
 
 def _column(spec: DatasetSpec, loader: str) -> str:
@@ -150,29 +224,97 @@ def read_texts(source: Source) -> Iterator[str]:
 def read_rows(source: Source) -> Iterator[str]:
     """The text of every row of a source, in order; an empty one where the row has none.
 
-    Raises:
-        ValueError: the column is missing, or holds something that is no text.
-    """
-    import datasets
+    Half a surrogate pair, which JSON can escape and UTF-8 cannot hold, becomes U+FFFD.
 
-    options: dict[str, Any] = {"sample_by": "document"} if source.loader == "text" else {}
-    rows = datasets.load_dataset(
-        source.loader,
-        data_files=[str(f) for f in source.files],
-        split="train",
-        streaming=True,
-        **options,
-    )
+    Raises:
+        ValueError: a file is damaged or not UTF-8; or the first row of a file has no such column,
+            or a row holds something there that is no text.
+    """
+    for file in source.files:
+        try:
+            yield from _texts(READERS[source.loader](file, source.column), source.column)
+        except (OSError, ValueError, csv.Error) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # of the disk, not of the file's content
+            raise ValueError(f"cannot read {file}: {error}") from error
+
+
+def _texts(rows: Iterator[Mapping[str, Any]], column: str) -> Iterator[str]:
     for number, row in enumerate(rows):
-        if source.column not in row:
+        if number == 0 and column not in row:
             raise ValueError(
-                f"no column {source.column!r} in {source.files[0].name}; it has: "
-                f"{', '.join(map(str, row))} (set `text:` to the column that holds the text)"
+                f"no column {column!r}; it has: {_some([str(c) for c in row], 20)} (set `text:` to "
+                "the column that holds the text)"
             )
-        text = row[source.column]
-        if not isinstance(text, str | None):
+        text = row.get(column) or ""
+        if not isinstance(text, str):
             raise ValueError(
-                f"column {source.column!r}, row {number} from {source.files[0].name} on: a "
-                f"{type(text).__name__}, not a text"
+                f"column {column!r} of row {number} is no text but a {type(text).__name__} (set "
+                "`text:` to the column that holds the text)"
             )
-        yield text or ""
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        yield text
+
+
+def _open(file: Path) -> io.BufferedReader:
+    """A file's bytes, decompressed as its name says."""
+    import pyarrow
+
+    return io.BufferedReader(pyarrow.input_stream(str(file), compression="detect"), 2**16)
+
+
+def _read_parquet(file: Path, column: str) -> Iterator[Mapping[str, Any]]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(file) as parquet:
+        columns = [column] if column in parquet.schema_arrow.names else None
+        for batch in parquet.iter_batches(1000, columns=columns):
+            yield from batch.to_pylist()
+
+
+def _read_json(file: Path, column: str) -> Iterator[Mapping[str, Any]]:
+    """Rows of a JSON list of objects, or of JSON lines (ended by `\n` and nothing else)."""
+    with _open(file) as stream:
+        if stream.peek(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+            items = json.loads(stream.read().decode("utf-8-sig"))
+            rows: Iterator[tuple[int, Any]] = enumerate(items)
+            unit = "item"
+        else:
+            rows, unit = _json_lines(stream), "line"
+        for number, row in rows:
+            if not isinstance(row, dict):
+                raise ValueError(f"{unit} {number} is no JSON object but a {type(row).__name__}")
+            yield row
+
+
+def _json_lines(stream: io.BufferedReader) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(stream, 1):
+        if line.isspace():
+            continue
+        try:
+            yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+
+
+def _read_csv(file: Path, column: str) -> Iterator[Mapping[str, Any]]:
+    csv.field_size_limit(sys.maxsize)
+    with io.TextIOWrapper(_open(file), "utf-8-sig", newline="") as stream:
+        yield from csv.DictReader(stream, delimiter="\t" if ".tsv" in file.name else ",")
+
+
+def _read_text(file: Path, column: str) -> Iterator[Mapping[str, Any]]:
+    """The whole file as one text."""
+    with _open(file) as stream:
+        yield {column: stream.read().decode("utf-8-sig")}
+
+
+READERS: dict[str, Callable[[Path, str], Iterator[Mapping[str, Any]]]] = {
+    "parquet": _read_parquet,
+    "json": _read_json,
+    "csv": _read_csv,
+    "text": _read_text,
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any, Literal
@@ -48,7 +49,7 @@ class GenerateSpec(Strict):
     repetition_penalty: float = Field(1.2, gt=0)
     drop_top_perplexity: float = Field(0.2, ge=0, lt=1)
     batch: int = Field(64, ge=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**64)
 
 
 class DatasetSpec(Strict):
@@ -87,7 +88,7 @@ class DatasetSpec(Strict):
         if self.path in LOADERS and not self.data_files:
             raise ValueError(f"path: {self.path} needs data_files (names or globs of local files)")
         if self.mixture is not None and (
-            not self.mixture or any(weight <= 0 for weight in self.mixture.values())
+            not self.mixture or any(not 0 < weight < math.inf for weight in self.mixture.values())
         ):
             raise ValueError("the weights of a mixture are positive numbers, one for each dataset")
         return self

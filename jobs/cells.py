@@ -197,7 +197,7 @@ def _matches(values: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
         return {f"{float(value):g}" if isinstance(value, float | Fraction) else str(value)}
 
     return all(
-        spelled(values[key]) & {s for v in as_list(wanted) for s in spelled(v)}
+        key in values and spelled(values[key]) & {s for v in as_list(wanted) for s in spelled(v)}
         for key, wanted in rule.items()
     )
 

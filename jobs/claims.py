@@ -116,7 +116,7 @@ def build_once(
         waiting: called about once a second while another process builds it.
     """
     while not path.is_dir():
-        claim = take(path.parent / ".claims" / path.name)
+        claim = take(path.parent.parent / "claims" / f"{path.parent.name}-{path.name}")
         if claim is None:
             waiting()
             time.sleep(1.0)

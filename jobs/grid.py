@@ -31,6 +31,10 @@ AxisName = Literal[
 AXES: tuple[str, ...] = get_args(AxisName)
 
 
+MOST_DECIMALS = 12
+"""Of a sparsity; no linear is so large that more would make a difference."""
+
+
 def as_list(value: Any) -> Any:
     """A single value of an axis as a list of one."""
     return value if isinstance(value, list) or value is None else [value]
@@ -41,12 +45,30 @@ def _sparsity(value: Any) -> Fraction:
         raise ValueError(f"{value!r} is no sparsity; write a fraction such as 0.5")
     try:
         exact = Fraction(Decimal(str(value)))  # 0.6 is three fifths, not the nearest double
-    except ArithmeticError:
+    except (ArithmeticError, ValueError):  # ValueError: not a number
         raise ValueError(f"{value!r} is no sparsity; write a fraction such as 0.5") from None
+    if exact.denominator > 10**MOST_DECIMALS:
+        raise ValueError(f"{value!r} is no sparsity; write at most {MOST_DECIMALS} decimals")
     if not 0 <= exact < 1:
         hint = f"; {value} % is {float(exact) / 100:g}" if 1 < exact < 100 else ""
         raise ValueError(f"{value!r} is no sparsity; allowed: 0 or more and less than 1{hint}")
     return exact
+
+
+def _recipe(value: Any) -> Recipe:
+    written = {"name": value} if isinstance(value, str) else value
+    if not isinstance(written, dict) or not isinstance(written.get("name"), str):
+        raise ValueError(
+            f"{value!r} is no pruner; write a name such as wanda, or {{name: wanda, ...}} with "
+            "its options"
+        )
+    for part in ("allocation", "refine"):
+        if not isinstance(written.get(part), str | dict | None):
+            raise ValueError(
+                f"{part}: {written[part]!r} is not allowed; write a name, or {{name: ...}} with "
+                "its options"
+            )
+    return parse(value)
 
 
 def _pattern(value: Any) -> str:
@@ -55,17 +77,21 @@ def _pattern(value: Any) -> str:
     return str(Pattern.parse(str(value)))
 
 
-def _no_repeats(values: list[Any]) -> list[Any]:
+def _once(values: list[Any]) -> list[Any]:
     repeated = [str(v) for i, v in enumerate(values) if v in values[:i]]
     if repeated:
         raise ValueError(f"listed twice: {', '.join(repeated)}; list every value once")
+    return values
+
+
+def _some(values: list[Any]) -> list[Any]:
     if not values:
         raise ValueError("an empty list makes no cell; list at least one value, or leave it out")
     return values
 
 
 T = TypeVar("T")
-Axis = Annotated[list[T], BeforeValidator(as_list), AfterValidator(_no_repeats)]
+Axis = Annotated[list[T], BeforeValidator(as_list), AfterValidator(_once), AfterValidator(_some)]
 """One value of an axis, or a list of them without repeats."""
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -80,7 +106,7 @@ class Block(Strict):
 
     model: Axis[str] | None = None
     dataset: Axis[str] | None = None
-    pruner: Axis[Annotated[Recipe, BeforeValidator(parse)]]
+    pruner: Axis[Annotated[Recipe, BeforeValidator(_recipe)]]
     sparsity: Axis[Annotated[Fraction, BeforeValidator(_sparsity)]] | None = None
     pattern: Axis[Annotated[str, BeforeValidator(_pattern)]] = ["unstructured"]
     size: Axis[PositiveInt] = [128]
@@ -131,7 +157,7 @@ class Evaluate(Strict):
     """What every pruned model is measured on."""
 
     tasks: list[Task] = []
-    perplexity: list[str] = []
+    perplexity: Annotated[list[str], BeforeValidator(as_list), AfterValidator(_once)] = []
     seqlen: PositiveInt | None = None
     max_length: PositiveInt | None = None
     bos: Literal["none", "add"] = "none"
@@ -144,6 +170,12 @@ class Evaluate(Strict):
             return list(PRESETS[value])
         entries = as_list(value)
         return [{"name": e} if isinstance(e, str) else e for e in entries or []]
+
+    @field_validator("tasks")
+    @classmethod
+    def _each_once(cls, tasks: list[Task]) -> list[Task]:
+        _once([task.name for task in tasks])  # the results have one column a name
+        return tasks
 
 
 class Compare(Strict):
@@ -168,10 +200,10 @@ class Grid(Strict):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     name: str
-    model: Annotated[list[str], BeforeValidator(as_list)]
+    model: Axis[str]
     reference: str | dict[str, str | None] | None = None
     datasets: dict[str, DatasetSpec] = {}
-    cells: Annotated[list[Block], BeforeValidator(as_list)]
+    cells: Annotated[list[Block], BeforeValidator(as_list), AfterValidator(_some)]
     exclude: list[dict[str, Any]] = []
     calibration: Calibration = Calibration()
     pruning: Pruning = Pruning()
@@ -229,7 +261,7 @@ def name_problems(grid: Grid) -> Iterator[Problem]:
     names = sorted({*builtin_datasets(), *grid.datasets})
     for name, spec in grid.datasets.items():
         for parent in spec.parents:
-            if parent not in names or parent == name:
+            if parent not in names:
                 yield Problem(
                     ("datasets", name), f"unknown dataset {parent!r}; " + choices(parent, names)
                 )
@@ -247,6 +279,10 @@ def name_problems(grid: Grid) -> Iterator[Problem]:
         at: Place = ("cells",) if len(grid.cells) == 1 else ("cells", i)
         yield from _check_block(grid, block, at, names)
     for i, rule in enumerate(grid.exclude):
+        if not rule:
+            yield Problem(
+                ("exclude", i), "an empty rule matches every cell; name an axis and value"
+            )
         for key in rule:
             if key not in AXES:
                 yield Problem(("exclude", i, key), "unknown key; " + choices(key, AXES))

@@ -1,4 +1,4 @@
-"""What tests of several packages share: a tiny model, small corpora, grids, and one finished run."""
+"""What tests of several packages share: a tiny model, small corpora, grids, a finished run."""
 
 from __future__ import annotations
 

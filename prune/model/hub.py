@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,14 @@ def split_revision(name: str) -> tuple[str, str | None]:
     return repo, revision or None
 
 
+def under(base: Path, name: str) -> Path:
+    """`name` as a path: absolute, from a home folder (`~`), or relative to `base`."""
+    try:
+        return base / Path(name).expanduser()
+    except RuntimeError:  # a `~user` that there is not
+        return base / name
+
+
 def find(name: str, kind: Kind, mirror: Path | None, base: Path) -> Path:
     """The folder that holds a repository, without fetching anything.
 
@@ -26,7 +35,7 @@ def find(name: str, kind: Kind, mirror: Path | None, base: Path) -> Path:
         name: hub id (`owner/name`, optionally `@revision`) or a folder.
         kind: "model" or "dataset".
         mirror: a folder that hub ids resolve in, as `<mirror>/<owner>/<name>`; nothing else is
-            looked at then.
+            looked at then. A mirror holds one revision, which is taken whatever is asked for.
         base: what a relative folder is relative to.
 
     Raises:
@@ -34,10 +43,10 @@ def find(name: str, kind: Kind, mirror: Path | None, base: Path) -> Path:
         NotFetchedError: a hub id that is neither mirrored nor in the hub cache.
     """
     repo, revision = split_revision(name)
-    folder = base / Path(name).expanduser()
+    folder = under(base, name)
     if folder.is_dir():
         return folder.resolve()
-    if repo.count("/") != 1 or name.startswith((".", "/", "~")):
+    if not re.fullmatch(r"(?!.*(--|\.\.))\w[\w.-]*/\w[\w.-]*", repo):
         raise FileNotFoundError(f"no folder {folder}, and {name!r} is no hub id (owner/name)")
     if mirror is not None:
         if not (mirror / repo).is_dir():
