@@ -1,0 +1,113 @@
+"""Keys hold the science and nothing else; these values may only change with a stage's version."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.cells import Cell, Draw, digest, expand, science
+from jobs.grid import load_grid
+from jobs.planning import plan_grid
+from jobs.run import Evaluation
+from prune.recipe import parse
+
+DRAW = Draw("c4", "stream", 128, 2048, 5)
+CELL = Cell("m", parse("wanda"), Fraction(3, 5), "2:4", DRAW, 5)
+WALK = {"propagate": "pruned", "skip": [], "fused": "split"}
+
+
+def key(cell: Cell, model: str = "abc", pool: str = "def", dtype: str = "bfloat16") -> str:
+    return digest(science(cell, model, pool, dtype, WALK))
+
+
+def test_golden_keys() -> None:
+    assert key(CELL) == "2816d7a40878096a"
+    dense = Cell("m", parse("dense"), Fraction(0), "unstructured")
+    assert key(dense) == "9c680c165c84fe27"
+    settings = {"num_fewshot": 5, "bos": "none", "max_length": None, "limit": None}
+    evaluation = Evaluation("task", "mmlu", settings | {"harness": "0.4.13", "version": 1})
+    assert evaluation.key("0123456789abcdef") == "7f4d8c69794153b3"
+
+
+def test_names_are_in_no_key() -> None:
+    renamed = dataclasses.replace(CELL, model="n", draw=dataclasses.replace(DRAW, dataset="x"))
+    assert key(renamed) == key(CELL)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"recipe": parse("ria")},
+        {"recipe": parse({"name": "ria", "a": 0.4})},
+        {"recipe": parse("owl")},
+        {"sparsity": Fraction(1, 2)},
+        {"pattern": "4:8"},
+        {"draw": dataclasses.replace(DRAW, size=64)},
+        {"draw": dataclasses.replace(DRAW, seqlen=1024)},
+        {"draw": dataclasses.replace(DRAW, sampler="document")},
+        {"draw": dataclasses.replace(DRAW, seed=6), "seed": 6},
+        {"draw": dataclasses.replace(DRAW, fold=(0, 3))},
+    ],
+    ids=str,
+)
+def test_science_changes_the_key(change: dict[str, Any]) -> None:
+    assert key(dataclasses.replace(CELL, **change)) != key(CELL)
+
+
+def test_model_pool_and_dtype_change_the_key() -> None:
+    keys = {key(CELL), key(CELL, model="x"), key(CELL, pool="x"), key(CELL, dtype="float32")}
+    assert len(keys) == 4
+
+
+def test_owl_alone_is_wanda_with_owl() -> None:
+    spelled = parse({"name": "wanda", "allocation": {"name": "owl", "lam": 0.08, "m": 5.0}})
+    assert parse("owl") == spelled
+    assert str(spelled) == "wanda(allocation=owl(lam=0.08, m=5.0))"
+
+
+def test_a_cell_survives_json() -> None:
+    folded = dataclasses.replace(CELL, draw=dataclasses.replace(DRAW, fold=(1, 3)))
+    assert Cell.from_json(json.loads(json.dumps(folded.to_json()))) == folded
+
+
+def test_moving_and_renaming_runs_nothing_again(
+    write_grid: Callable[..., Path], corpora: Path, tmp_path: Path
+) -> None:
+    first = plan_grid(write_grid(), [], tmp_path).cells
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for file in corpora.iterdir():
+        (moved / file.name).write_bytes(file.read_bytes())
+    other = write_grid(
+        {
+            str(corpora) + "/farm": str(moved) + "/farm",
+            "name: tiny": "name: other\nresources: {mem_gb: 3}",
+            "resources: {cells_per_job: 9}": "",
+        }
+    )
+    assert set(plan_grid(other, [], tmp_path).cells) == set(first)
+
+
+def test_cells_are_ordered_by_seed_and_shared(write_grid: Callable[..., Path]) -> None:
+    grid, _ = load_grid(write_grid({"size: 4": "size: [4, 2]"}))
+    cells, products, problems = expand(grid)
+    assert problems == []
+    assert products == 16
+    assert [c.recipe.name for c in cells[:2]] == ["dense", "magnitude"]
+    assert [c.seed for c in cells] == [None, None, *[0] * 4, *[1] * 4]
+
+
+def test_exclude_and_zip(write_grid: Callable[..., Path]) -> None:
+    changes = {
+        "size: 4": "size: [4, 2]\n  zip: [size, seed]",
+        "keep: none": "exclude: [{pruner: wanda, dataset: city, size: 2}]",
+    }
+    cells, _, _ = expand(load_grid(write_grid(changes))[0])
+    drawn = {(c.draw.dataset, c.draw.size, c.draw.seed) for c in cells if c.draw}
+    assert drawn == {("farm", 4, 0), ("farm", 2, 1), ("city", 4, 0)}
