@@ -139,7 +139,7 @@ def results_table(database: Path, width: int) -> Table:
     """The `results` view, draws averaged with their spread beside; columns as `width` allows."""
     with duckdb.connect(str(database), read_only=True) as connection:
         names = [row[0] for row in connection.execute("DESCRIBE results").fetchall()]
-        figures = [name for name in names if _is_figure(name, names)]
+        figures = _figures(names)
         if width < 110:  # the mean says most of the single tasks
             figures = [f for f in figures if f == "mean_accuracy" or f.startswith("ppl_")]
         averages = "".join(
@@ -206,9 +206,10 @@ def example_query(database: Path) -> str:
     )
 
 
-def _is_figure(name: str, names: list[str]) -> bool:
-    """Columns of `results` from mean_accuracy on are figures, but for the GPU time."""
-    return names.index(name) >= names.index("mean_accuracy") and name != "gpu_seconds"
+def _figures(names: list[str]) -> list[str]:
+    """The columns of `results` that are scores; the mean accuracy where there is a task."""
+    scores = names[names.index("mean_accuracy") : names.index("gpu_seconds")]
+    return scores if any(not n.startswith("ppl_") for n in scores[1:]) else scores[1:]
 
 
 def _figure(mean: float | None, spread: float | None) -> str:
