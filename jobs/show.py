@@ -140,7 +140,7 @@ def results_table(database: Path, width: int) -> Table:
     with duckdb.connect(str(database), read_only=True) as connection:
         names = [row[0] for row in connection.execute("DESCRIBE results").fetchall()]
         figures = _figures(names)
-        if width < 110:  # the mean says most of the single tasks
+        if 60 + 16 * len(figures) > width:  # the mean says most of the single tasks
             figures = [f for f in figures if f == "mean_accuracy" or f.startswith("ppl_")]
         averages = "".join(
             f', avg("{f}"), CASE WHEN count("{f}") > 1 THEN stddev_samp("{f}") END' for f in figures

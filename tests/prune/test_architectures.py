@@ -56,7 +56,7 @@ def test_replay_equals_the_model(name: str) -> None:
     for expected, got in zip(own, replay(model, ids, batch=4), strict=True):
         assert torch.equal(expected, got)
     for expected, got in zip(own, replay(model, ids, batch=3), strict=True):
-        torch.testing.assert_close(expected, got, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(expected, got, rtol=1e-4, atol=2e-5)  # float32, other batches
     assert all("forward" not in vars(block) for block in decoder_blocks(model))
 
 
