@@ -17,7 +17,7 @@ Unit = Literal["word", "token"]
 Measure = Literal["jaccard", "containment", "nearest"]
 
 GROUPS = 10
-"""Groups of documents that the jackknife leaves out in turn."""
+"""Groups of documents, equal in text, that the jackknife leaves out in turn."""
 
 
 @dataclass(frozen=True)
@@ -80,28 +80,31 @@ def compare(
         _first_units(pool, indices, units, split)
         for pool, indices in zip((candidate, reference), sides(candidate, reference), strict=True)
     ]
-    units = min(units, *(sum(len(w) for _, w in side) for side in split_sides))
+    units = min(units, *(sum(map(len, side)) for side in split_sides))
     hashes, members = _distinct_grams(split_sides, n, units)
     if not ((members & CANDIDATE).any() and (members & REFERENCE).any()):
-        raise ValueError(f"too little text for {n}-grams: {units} units on either side")
+        raise ValueError(
+            f"too little text for {n}-grams: {units} words or tokens on either side; give the "
+            "smaller dataset more text, or ask for shorter n-grams"
+        )
     return Comparison(hashes, members, units)
 
 
 def _first_units(
     pool: Pool, indices: Sequence[int], units: int, split: Callable[[str], Sequence[object]]
-) -> list[tuple[str, Sequence[object]]]:
-    """(id, units) of as many documents as hold the first `units` units; the rest stays unread."""
-    documents: list[tuple[str, Sequence[object]]] = []
+) -> list[Sequence[object]]:
+    """As many documents as hold the first `units` units; the rest stays unread."""
+    documents: list[Sequence[object]] = []
     for i in indices:
         if units <= 0:
             break
-        documents.append((pool.ids[i], split(pool.texts[i])))
-        units -= len(documents[-1][1])
+        documents.append(split(pool.texts[i]))
+        units -= len(documents[-1])
     return documents
 
 
 def _distinct_grams(
-    both: Sequence[Sequence[tuple[str, Sequence[object]]]], n: int, units: int
+    both: Sequence[Sequence[Sequence[object]]], n: int, units: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Hashes and members (see `Comparison`) of the n-grams of the first `units` units."""
     import numpy as np
@@ -111,13 +114,16 @@ def _distinct_grams(
     members: list[int] = []
     for side, documents in enumerate(both):
         left = units
-        for identity, sequence in documents:
+        for sequence in documents:
+            # groups of equal text, or the jackknife would take their unequal sizes for noise
+            group = min((units - left) * GROUPS // max(units, 1), GROUPS - 1)
             parts = [str(x).encode("utf-8", "replace") for x in sequence[:left]]
             left -= len(parts)
             grams = range(len(parts) - n + 1)
             hashes.extend(xxhash.xxh3_64_intdigest(b"\0".join(parts[i : i + n])) for i in grams)
-            # by the last digits: a pool's documents are those of lowest id, alike in the first
-            members.extend([1 << (int(identity[-8:], 16) % GROUPS + 16 * side)] * len(grams))
+            members.extend([1 << (group + 16 * side)] * len(grams))
+    if not hashes:
+        return np.zeros(0, np.uint64), np.zeros(0, np.uint32)
     order = np.argsort(keys := np.array(hashes, np.uint64), kind="stable")
     keys, bits = keys[order], np.array(members, np.uint32)[order]
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))

@@ -236,7 +236,8 @@ def read_rows(source: Source) -> Iterator[str]:
         except (OSError, ValueError, csv.Error) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of the disk, not of the file's content
-            raise ValueError(f"cannot read {file}: {error}") from error
+            hint = " (text is read as UTF-8)" if isinstance(error, UnicodeDecodeError) else ""
+            raise ValueError(f"cannot read {file}: {error}{hint}") from error
 
 
 def _texts(rows: Iterator[Mapping[str, Any]], column: str) -> Iterator[str]:
@@ -246,7 +247,9 @@ def _texts(rows: Iterator[Mapping[str, Any]], column: str) -> Iterator[str]:
                 f"no column {column!r}; it has: {_some([str(c) for c in row], 20)} (set `text:` to "
                 "the column that holds the text)"
             )
-        text = row.get(column) or ""
+        text = row.get(column)
+        if text is None:
+            text = ""
         if not isinstance(text, str):
             raise ValueError(
                 f"column {column!r} of row {number} is no text but a {type(text).__name__} (set "
@@ -296,8 +299,10 @@ def _json_lines(stream: io.BufferedReader) -> Iterator[tuple[int, Any]]:
             continue
         try:
             yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"line {number} is not UTF-8: {error}") from error
         except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from error
+            raise ValueError(f"line {number} is not one JSON object: {error}") from error
 
 
 def _read_csv(file: Path, column: str) -> Iterator[Mapping[str, Any]]:

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -22,15 +23,25 @@ RENEW_SECONDS = 10.0
 class Claim:
     """The right to do one thing, renewed by a thread until it is released."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, owner: str) -> None:
         self.path = path
+        self._owner = owner
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
 
     def _renew(self) -> None:
         while not self._released.wait(RENEW_SECONDS):
-            self.path.touch()
+            with suppress(OSError):  # the file system may come back before the lease is over
+                if self._is_ours():
+                    os.utime(self.path)
+
+    def _is_ours(self) -> bool:
+        """False where it was taken for dead, for example while this process was suspended."""
+        try:
+            return self.path.read_text("utf-8") == self._owner
+        except FileNotFoundError:
+            return False
 
     def __enter__(self) -> Claim:
         return self
@@ -43,7 +54,8 @@ class Claim:
     ) -> None:
         self._released.set()
         self._thread.join()
-        self.path.unlink(missing_ok=True)
+        if self._is_ours():
+            self.path.unlink(missing_ok=True)
 
 
 def take(path: Path) -> Claim | None:
@@ -60,7 +72,7 @@ def take(path: Path) -> Claim | None:
             if not _remove_dead(path):
                 return None
         else:
-            return Claim(path)
+            return Claim(path, owner)
     return None
 
 
@@ -81,7 +93,8 @@ def _remove_dead(path: Path) -> bool:
         aside = path.with_name(path.name + unique_suffix())
         path.rename(aside)
         if aside.read_text("utf-8") != owner:  # somebody else's fresh claim: put it back
-            os.link(aside, path)
+            with suppress(FileExistsError):
+                os.link(aside, path)
             aside.unlink()
             return False
         aside.unlink()

@@ -68,8 +68,8 @@ class GridFile:
     def _plain(self, node: Any, place: Place) -> Any:
         """`node` without ruamel's types; notes the line of every key and item."""
         if isinstance(node, CommentedMap):
-            for key in node:
-                self.lines[(*place, key)] = f"{self.path}:{node.lc.key(key)[0] + 1}"
+            for key, position in (node.lc.data or {}).items():  # not those that `<<` merges in
+                self.lines[(*place, key)] = f"{self.path}:{position[0] + 1}"
             return {key: self._plain(value, (*place, key)) for key, value in node.items()}
         if isinstance(node, CommentedSeq):
             for i in range(len(node)):
@@ -145,6 +145,18 @@ def _place(loc: tuple[int | str, ...]) -> Place:
     return tuple(x for x in loc if isinstance(x, int) or not (x == "[key]" or x[-1:] in ")]"))
 
 
+EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "a mapping of keys and values",
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "list_type": "a list, for example [a, b]",
+    "model_type": "a mapping of keys and values",
+    "string_type": "text (in quotes where it looks like a number)",
+}
+"""What a grid calls the types of pydantic's messages."""
+
+
 def _message(problem: ErrorDetails, model: type[BaseModel]) -> str:
     given, kind = problem["input"], problem["type"]
     if kind == "extra_forbidden":
@@ -158,6 +170,8 @@ def _message(problem: ErrorDetails, model: type[BaseModel]) -> str:
     text = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if kind == "value_error":
         return text
+    if kind in EXPECTED:
+        return f"{given!r} is not allowed; write {EXPECTED[kind]}"
     return f"{given!r}: {text[0].lower()}{text[1:]}"
 
 

@@ -119,15 +119,20 @@ def _finish(run: RunFolder, state: object, console: Console) -> int:
     from jobs.drive import State
 
     assert isinstance(state, State)
-    for path in collect(run):
-        console.print(f"left out, since it cannot be read: {path}", highlight=False)
+    damaged = collect(run)
+    for path in damaged:
+        console.print(
+            f"left out, since it cannot be read: {path}; delete it and launch again",
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print(show.results_table(run.database, console.width))
     show.failures(run, state, console)
     database = os.path.relpath(run.database)
     console.print(f"\nThe database: {database}. Ask it anything, for example:", highlight=False)
     command = f'python -m analysis.query {database} --sql "{show.example_query(run.database)}"'
     console.print(f"  {command}", highlight=False, soft_wrap=True)
-    return EXIT_FAILED if state.failed else EXIT_DONE
+    return EXIT_FAILED if state.failed or damaged else EXIT_DONE
 
 
 if __name__ == "__main__":

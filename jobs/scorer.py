@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,9 @@ def window_losses(model: PreTrainedModel, windows: Sequence[Sequence[int]]) -> l
     """Summed negative log-likelihood, in nats, of every token after the first of each window.
 
     Windows of equal length go through the model together; no padding is needed.
+
+    Raises:
+        ValueError: a loss is NaN or infinite.
     """
     losses = [0.0] * len(windows)
     order = sorted(range(len(windows)), key=lambda i: -len(windows[i]))
@@ -51,7 +55,18 @@ def window_losses(model: PreTrainedModel, windows: Sequence[Sequence[int]]) -> l
         chosen = _log_probabilities(logits, ids[:, 1:]).sum(1)
         for i, value in zip(same, chosen.tolist(), strict=True):
             losses[i] = -value
+    _check_numbers(losses)
     return losses
+
+
+def _check_numbers(values: Sequence[float]) -> None:
+    """Refuse what would pass for a score: the largest of NaNs is the first, for example."""
+    wrong = sum(not math.isfinite(value) for value in values)
+    if wrong:
+        raise ValueError(
+            f"{wrong} of {len(values)} log-likelihoods are NaN or infinite: the model's "
+            "activations overflow or its weights are damaged; try another dtype"
+        )
 
 
 def _log_probabilities(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -125,6 +140,7 @@ class Scorer(HFLM):
         for batch in _batches(rows, batch_tokens(self.model)):
             for index, result in self._score(batch, self.fast):
                 results[index] = result
+        _check_numbers([value for value, _ in results])
         return results
 
     def loglikelihood(

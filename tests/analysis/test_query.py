@@ -1,0 +1,88 @@
+"""Named queries answer on a real database, in every format; mistakes are said, not thrown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from analysis.query import FORMATS, main, named_queries, question
+
+QUESTION = (
+    "SELECT dataset, count(*) AS n FROM results WHERE dataset IS NOT NULL GROUP BY 1 ORDER BY 1"
+)
+
+
+@pytest.fixture(scope="session")
+def database(finished_run: Path) -> str:
+    return str(finished_run / "results.duckdb")
+
+
+@pytest.mark.parametrize("name", named_queries())
+def test_every_named_query_runs_and_says_its_question(
+    database: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert question(named_queries()[name]).endswith("?")
+    assert main([database, name]) == 0
+    assert capsys.readouterr().out.strip()
+
+
+def test_without_a_name_the_queries_are_listed(
+    database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([database]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in named_queries())
+
+
+def answer(database: str, form: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main([database, "--sql", QUESTION, "--format", form]) == 0
+    return capsys.readouterr().out
+
+
+def test_formats(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = list(csv.DictReader(io.StringIO(answer(database, "csv", capsys))))
+    assert rows == [{"dataset": "city", "n": "2"}, {"dataset": "farm", "n": "2"}]
+    found = json.loads(answer(database, "json", capsys))
+    assert found == [{"dataset": "city", "n": 2}, {"dataset": "farm", "n": 2}]
+    lines = answer(database, "md", capsys).splitlines()
+    assert lines == ["| dataset | n |", "| --- | --- |", "| city | 2 |", "| farm | 2 |"]
+    assert "farm" in answer(database, "table", capsys)
+
+
+def test_every_format_is_offered() -> None:
+    assert {"table", "csv", "md", "json"} <= set(FORMATS)
+
+
+def test_wrong_sql_is_explained(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([database, "--sql", "SELECT sparsityy FROM results"]) == 2
+    assert "sparsity" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["gapz"], "'gaps'"), (["gaps", "--sql", "x"], "not both"), (["--format", "xml"], "csv")],
+)
+def test_wrong_arguments_are_explained(
+    database: str, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([database, *arguments])
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_database_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "none.duckdb")])
+    assert "jobs.collect" in capsys.readouterr().err
+
+
+def test_the_database_cannot_be_written_to(
+    database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([database, "--sql", "DROP TABLE cells"]) == 2
+    assert "read-only" in capsys.readouterr().err

@@ -1,0 +1,96 @@
+"""Cells that cannot be measured are failures with a cause that a person understands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from jobs import cell, launch
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def nan_model(tiny_model: Path, tmp_path: Path) -> Path:
+    """The tiny model, whose last norm holds a NaN."""
+    shutil.copytree(tiny_model, tmp_path / "nan")
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    model.model.norm.weight.data[3] = float("nan")
+    model.save_pretrained(tmp_path / "nan")
+    return tmp_path / "nan"
+
+
+def causes(run: Path) -> set[str]:
+    return {json.loads(path.read_text())["cause"] for path in (run / "failures").iterdir()}
+
+
+@pytest.mark.usefixtures("here")
+def test_a_model_of_nans_has_no_perplexity(
+    write_grid: Write, tiny_model: Path, nan_model: Path, tmp_path: Path
+) -> None:
+    assert launch.main([str(write_grid({str(tiny_model): str(nan_model)})), "--out", str(tmp_path)])
+    (cause,) = causes(tmp_path / "tiny")
+    assert "NaN" in cause
+    assert "log-likelihoods" in cause
+    assert list((tmp_path / "tiny").glob("evaluations/*/*")) == []
+
+
+@pytest.mark.usefixtures("here")
+def test_a_text_that_went_away_fails_its_own_cells_only(
+    write_grid: Write, corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs import drive
+
+    shutil.copytree(corpora, tmp_path / "texts")
+    city = tmp_path / "texts" / "city.jsonl"
+    grid = write_grid({f"{corpora}/city.jsonl": str(city)})
+    whole = drive.to_run
+
+    def planned_then_deleted(*arguments: object) -> object:
+        city.unlink()
+        return whole(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(drive, "to_run", planned_then_deleted)
+    assert launch.main([str(grid), "--out", str(tmp_path)]) == 1
+    assert len(list((tmp_path / "tiny" / "cells").glob("*.json"))) == 4
+    assert all("city.jsonl" in cause for cause in causes(tmp_path / "tiny"))
+
+
+@pytest.mark.usefixtures("here")
+def test_a_damaged_record_is_no_success(
+    write_grid: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = write_grid()
+    assert launch.main([str(grid), "--out", str(tmp_path)]) == 0
+    record = min((tmp_path / "tiny" / "cells").glob("*.json"))
+    record.write_text("{")
+    assert launch.main([str(grid), "--out", str(tmp_path)]) == 1
+    assert f"{record}; delete it and launch again" in capsys.readouterr().out
+    record.unlink()
+    assert launch.main([str(grid), "--out", str(tmp_path)]) == 0
+    assert json.loads(record.read_text())["cell"] == record.stem
+
+
+def test_unknown_cells_and_runs_are_refused(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, said in (
+        ([str(finished_run), "0123456789abcdef"], "not in the grid"),
+        ([str(tmp_path), "0123456789abcdef"], "no plan.json"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cell.main(arguments)
+        assert stop.value.code == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_cell_that_is_done_is_left_alone(finished_run: Path) -> None:
+    record = min((finished_run / "cells").glob("*.json"))
+    before = record.stat().st_mtime_ns
+    assert cell.main([str(finished_run), record.stem]) == 0
+    assert record.stat().st_mtime_ns == before

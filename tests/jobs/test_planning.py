@@ -1,0 +1,36 @@
+"""Large grids are planned at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+MOST_SECONDS = 5.0  # 2 s on an idle machine
+
+
+def test_ten_thousand_cells_are_planned_in_seconds(
+    write_grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    seeds = ", ".join(map(str, range(625)))
+    grid = write_grid(
+        {
+            "[magnitude, wanda]": "[wanda, ria]",
+            "size: 4": "size: [1, 2]",
+            "sparsity: 0.5": "sparsity: [0.5, 0.6]",
+            "seed: [0, 1]": f"seed: [{seeds}]",
+        }
+    )
+    command = [sys.executable, "-m", "jobs.launch", str(grid), "--dry-run", "--out", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    first = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "10,001 cells" in first.stdout
+    started = time.monotonic()
+    subprocess.run(command, env=environment, capture_output=True, check=True)
+    seconds = time.monotonic() - started
+    print(f"dry run of 10,001 cells: {seconds:.2f} s")
+    assert seconds < MOST_SECONDS
