@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from cluster.yamlfile import Place, Problem
 from jobs.grid import Block, Grid, as_list
-from jobs.gridfile import Place, Problem
 from prune.pattern import Pattern, Target
 from prune.recipe import DENSE, Recipe, parse
 

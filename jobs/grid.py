@@ -20,7 +20,8 @@ from pydantic import (
 )
 
 from calib.spec import DatasetSpec, Strict, builtin_datasets
-from jobs.gridfile import GridFile, Place, Problem, choices, problems_of
+from cluster.yamlfile import Place, Problem, choices, problems_of
+from jobs.gridfile import GridFile
 from jobs.tasks import PRESETS, Task, perplexity_texts
 from prune.pattern import Pattern
 from prune.recipe import DENSE, Recipe, parse
@@ -238,7 +239,7 @@ def load_grid(path: Path, overrides: list[str] | None = None) -> tuple[Grid, Gri
     """Read a grid file and check its keys and values; names are checked by `name_problems`.
 
     Raises:
-        GridError: with every problem found.
+        InputError: with every problem found.
     """
     file = GridFile(path, overrides or [])
     try:

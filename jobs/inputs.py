@@ -18,11 +18,11 @@ from pydantic import BaseModel, Field
 
 from calib import sources
 from calib.spec import DatasetSpec, Strict
+from cluster.yamlfile import Place, Problem, choices
 from jobs.cells import Cell, digest
 from jobs.demo.text import find as find_demo
 from jobs.files import Fingerprints, read_json
 from jobs.grid import Grid
-from jobs.gridfile import Place, Problem, choices
 from jobs.tasks import Text, perplexity_texts, task_index
 from prune.model import hub
 from prune.pattern import Pattern

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jobs.gridfile import GridError
+from cluster.yamlfile import InputError
 from jobs.planning import Planned, plan_grid
 from jobs.run import RunFolder
 
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         planned = plan_grid(options.grid, options.set, options.out)
         if not options.dry_run:
             planned = _prepare(planned, options, console)
-    except GridError as error:
+    except InputError as error:
         for line in error.lines:
             print(line, file=sys.stderr)
         return EXIT_INPUT
@@ -63,7 +63,7 @@ def _prepare(planned: Planned, options: argparse.Namespace, console: Console) ->
     """Collect or fetch what is not on this machine yet, then plan again with it.
 
     Raises:
-        GridError: something cannot be had.
+        InputError: something cannot be had.
     """
     from jobs.demo.text import collect
     from jobs.inputs import fetch_missing, uses_demo
@@ -80,7 +80,7 @@ def _prepare(planned: Planned, options: argparse.Namespace, console: Console) ->
         except Exception as error:  # whatever the hub or the network said, the user must know
             cause = " ".join(f"{type(error).__name__}: {error}".split())
             names = ", ".join(sorted(set(planned.unresolved)))
-            raise GridError(
+            raise InputError(
                 [
                     f"{options.grid}: cannot fetch {names}: {cause}; without internet, set "
                     "`mirror:` to a folder that holds them as <owner>/<name>"

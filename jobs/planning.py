@@ -10,9 +10,9 @@ from pathlib import Path
 from calib import draw
 from calib.pool import document_id
 from calib.sources import Source, read_rows, read_texts
+from cluster.yamlfile import Problem
 from jobs.cells import Cell, digest, expand, science
 from jobs.grid import Grid, load_grid, name_problems
-from jobs.gridfile import Problem
 from jobs.inputs import Inputs, look_up, width_problems
 from jobs.run import Plan
 
@@ -43,7 +43,7 @@ def plan_grid(path: Path, overrides: list[str], out: Path) -> Planned:
     """Read, look up and check a grid; writes nothing but remembered file hashes.
 
     Raises:
-        GridError: with every problem found.
+        InputError: with every problem found.
     """
     grid, file = load_grid(path, overrides)
     cells, products, problems = expand(grid)

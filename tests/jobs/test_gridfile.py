@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from cluster.yamlfile import InputError
 from jobs import launch
 from jobs.grid import load_grid
-from jobs.gridfile import GridError
 from jobs.planning import plan_grid
 
 Write = Callable[..., Path]
 
 
 def refusal(path: Path, *overrides: str) -> str:
-    with pytest.raises(GridError) as error:
+    with pytest.raises(InputError) as error:
         plan_grid(path, list(overrides), path.parent / "out")
     return "\n".join(error.value.lines)
 
