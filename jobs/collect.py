@@ -231,6 +231,7 @@ class _Collection:
 
     def _windows(self, manifests: dict[str, dict[str, Any] | None]) -> Iterator[dict[str, Any]]:
         for key, manifest in manifests.items():
+            texts = dict(enumerate((manifest or {}).get("texts", ())))
             for number, window in enumerate((manifest or {}).get("windows", ())):
                 yield {
                     "calibration": key,
@@ -238,6 +239,7 @@ class _Collection:
                     "documents": len(window),
                     "document": window[0][0],
                     "start": window[0][1],
+                    "text": texts.get(number),
                 }
 
     def _texts(self, manifests: dict[str, dict[str, Any] | None]) -> Iterator[dict[str, Any]]:

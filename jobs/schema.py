@@ -144,6 +144,7 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
             "documents": ("INTEGER", "documents it takes tokens from"),
             "document": ("VARCHAR", "the first of them"),
             "start": ("BIGINT", "first token taken of it"),
+            "text": ("VARCHAR", "how it begins, decoded, for the first windows of a set"),
         },
     ),
     "texts": (

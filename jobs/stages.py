@@ -34,6 +34,9 @@ HELDOUT_WINDOWS, HELDOUT_SEED = 32, -1
 NEAREST_DOCUMENTS = 1000
 """Documents looked at on either side for the nearest-neighbour similarity."""
 
+READABLE_WINDOWS, READABLE_CHARACTERS = 3, 4000
+"""What a manifest keeps of a calibration set as text, for people to read."""
+
 
 class Stages:
     """The stages of one run, in one process."""
@@ -157,10 +160,16 @@ class Stages:
                 "tokenizer": self.plan.inputs.models[model].content,
                 "separator": separator,
                 "generate": None if spec.generate is None else spec.generate.model_dump(),
+                "texts": self._readable(drawn.input_ids[:READABLE_WINDOWS].tolist(), model),
             }
             CalibrationSet(drawn.input_ids, drawn.windows, manifest).save(folder)
 
         return key, CalibrationSet.load(build_once(self.run.calibration(key), build))
+
+    def _readable(self, windows: list[list[int]], model: str) -> list[str]:
+        """The beginnings of windows as text, special tokens spelled out: what the model sees."""
+        texts = self.tokenizer(model).batch_decode(windows, skip_special_tokens=False)
+        return [text[:READABLE_CHARACTERS] for text in texts]
 
     def heldout(self, model: str) -> torch.Tensor | None:
         """Windows of the reference on which errors are measured; None without a reference.

@@ -17,7 +17,7 @@ import duckdb
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from jobs import collect, launch, schema
 from jobs.run import RunFolder
@@ -65,7 +65,7 @@ def test_every_column_has_a_comment(finished_run: Path) -> None:
     assert silent == []
 
 
-def test_calibration_sets_are_stored(finished_run: Path) -> None:
+def test_calibration_sets_are_stored_and_readable(finished_run: Path, tiny_model: Path) -> None:
     folders = list((finished_run / "calibration").iterdir())
     assert len(folders) == 4
     for folder in folders:
@@ -75,6 +75,12 @@ def test_calibration_sets_are_stored(finished_run: Path) -> None:
         assert ids.shape == (4, 32)
         manifest = json.loads((folder / "manifest.json").read_text())
         assert [sum(n for _, _, n in window) for window in manifest["windows"]] == [32] * 4
+        readable = query(
+            finished_run / "results.duckdb",
+            f"SELECT text FROM windows WHERE calibration = '{folder.name}' ORDER BY number",
+        )
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+        assert [t for (t,) in readable] == [*tokenizer.batch_decode(ids[:3]), None]
 
 
 def test_a_kept_model_is_the_masked_dense_model(finished_run: Path, tiny_model: Path) -> None:
