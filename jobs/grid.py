@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -92,7 +93,10 @@ def _some(values: list[Any]) -> list[Any]:
 
 
 T = TypeVar("T")
-Axis = Annotated[list[T], BeforeValidator(as_list), AfterValidator(_once), AfterValidator(_some)]
+Values = Annotated[list[T], BeforeValidator(as_list), AfterValidator(_some)]
+"""One value, or a list of them."""
+
+Axis = Annotated[Values[T], AfterValidator(_once)]
 """One value of an axis, or a list of them without repeats."""
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -105,16 +109,22 @@ class Block(Strict):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    model: Axis[str] | None = None
-    dataset: Axis[str] | None = None
-    pruner: Axis[Annotated[Recipe, BeforeValidator(_recipe)]]
-    sparsity: Axis[Annotated[Fraction, BeforeValidator(_sparsity)]] | None = None
-    pattern: Axis[Annotated[str, BeforeValidator(_pattern)]] = ["unstructured"]
-    size: Axis[PositiveInt] = [128]
-    seed: Axis[Seed] = [0]
-    seqlen: Axis[PositiveInt] | None = None
-    sampler: Axis[Sampler] | None = None
     zip: list[AxisName] | None = None
+    model: Values[str] | None = None
+    dataset: Values[str] | None = None
+    pruner: Values[Annotated[Recipe, BeforeValidator(_recipe)]]
+    sparsity: Values[Annotated[Fraction, BeforeValidator(_sparsity)]] | None = None
+    pattern: Values[Annotated[str, BeforeValidator(_pattern)]] = ["unstructured"]
+    size: Values[PositiveInt] = [128]
+    seed: Values[Seed] = [0]
+    seqlen: Values[PositiveInt] | None = None
+    sampler: Values[Sampler] | None = None
+
+    @field_validator(*AXES)
+    @classmethod
+    def _each_once(cls, values: list[Any] | None, info: ValidationInfo) -> list[Any] | None:
+        beside_others = info.field_name in (info.data.get("zip") or ())  # these may repeat
+        return values if values is None or beside_others else _once(values)
 
     @model_validator(mode="after")
     def _zip_lengths(self) -> Block:

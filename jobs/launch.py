@@ -98,7 +98,7 @@ def _launch(planned: Planned, options: argparse.Namespace, console: Console) -> 
     run = RunFolder(options.out / planned.plan.name)
     state = to_run(run, planned.plan, options.retry_failed)
     if options.dry_run:
-        show.dry_run(planned, state, console)
+        show.dry_run(planned, state, run, console)
         return EXIT_DONE
     backend = LocalBackend()
     console.print(

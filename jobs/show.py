@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from jobs import estimates
 from jobs.cells import Cell
 from jobs.drive import State
 from jobs.planning import Planned
@@ -25,8 +26,8 @@ MOST_ROWS = 40
 """Rows that the dry run spells out; larger grids are summed up by recipe."""
 
 
-def dry_run(planned: Planned, state: State, console: Console) -> None:
-    """Print the cells of a plan, what they share, and what is done already."""
+def dry_run(planned: Planned, state: State, run: RunFolder, console: Console) -> None:
+    """Print the cells of a plan, what they share, what is done already, and what the rest costs."""
     cells = planned.cells
     rows = _by_recipe(cells, state)
     table = Table(title=f"{planned.plan.name}: {len(cells):,} cells", title_justify="left")
@@ -48,6 +49,8 @@ def dry_run(planned: Planned, state: State, console: Console) -> None:
         f"{len(state.queued):,}; failed before: {len(state.failed):,}.",
         highlight=False,
     )
+    for line in estimates.lines(planned, state.queued, run.path):
+        console.print(line, highlight=False)
     for name in sorted(set(planned.unresolved)):
         console.print(f"unresolved: {name} is not on this machine yet", highlight=False)
 

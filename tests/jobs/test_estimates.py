@@ -1,0 +1,78 @@
+"""Estimates: from a model's files, by counting, and only of what is still to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from jobs import estimates
+from jobs.inputs import ModelInput
+from jobs.planning import plan_grid
+from prune.recipe import parse
+
+
+def test_the_shape_of_a_model_comes_from_its_files(tiny_model: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    stored = sum(p.numel() for p in model.parameters())
+    found = estimates.shape("x/y", ModelInput(folder=tiny_model))
+    assert found is not None
+    assert (found.parameters, found.blocks, found.width, found.widest) == (stored, 2, 32, 48)
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("apple/DCLM-7B", 6.9),
+        ("apple/DCLM-7B@abc", 6.9),
+        ("a/some-3b-chat", 3.0),
+        ("a/x-70m", 0.07),
+    ],
+)
+def test_the_shape_of_a_model_that_is_not_here(name: str, billions: float) -> None:
+    found = estimates.shape(name, ModelInput())
+    assert found is not None
+    assert found.parameters == pytest.approx(billions * 1e9)
+
+
+def test_a_model_that_nothing_is_known_of_has_no_estimate() -> None:
+    assert estimates.shape("owner/mystery", ModelInput()) is None
+
+
+def test_only_what_runs_on_calibration_data_takes_time_for_it() -> None:
+    assert estimates.passes(parse("magnitude")) == 0
+    assert estimates.passes(parse("wanda")) == 1
+    tuned = parse({"name": "wanda", "refine": {"name": "reconstruct", "epochs": 2}})
+    assert (
+        estimates.passes(tuned) > estimates.passes(parse("owl")) > estimates.passes(parse("wanda"))
+    )
+
+
+def test_an_estimate_counts_what_is_left(write_grid: Callable[..., Path], tmp_path: Path) -> None:
+    planned = plan_grid(write_grid(), [], tmp_path / "runs")
+    keys = list(planned.cells)
+    said = "\n".join(estimates.lines(planned, keys, tmp_path / "runs"))
+    assert f"for {len(keys)} cells to run" in said
+    assert "for 2 cells to run" in "\n".join(estimates.lines(planned, keys[:2], tmp_path))
+    assert list(estimates.lines(planned, [], tmp_path)) == []
+
+
+def test_twice_the_windows_take_twice_the_memory_of_activations(
+    write_grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    costs = []
+    for size in (4, 8, 12):
+        planned = plan_grid(write_grid({"size: 4": f"size: {size}"}), [], tmp_path)
+        estimator = estimates.Estimator(planned)
+        cell = next(c for c in planned.cells.values() if c.draw)
+        cost = estimator.cost(cell)
+        assert cost is not None
+        costs.append(cost)
+    steps = [b.gpu_gib - a.gpu_gib for a, b in pairwise(costs)]
+    assert steps[0] == pytest.approx(steps[1])
+    assert steps[0] == pytest.approx(2 * 4 * 32 * 32 * 4 / 2**30)
