@@ -72,7 +72,8 @@ def run_cell(run: RunFolder, plan: Plan, key: str, beat: Heartbeat) -> None:
 
     cell = plan.cell(key)
     stages = Stages(run, plan, beat)
-    model = kept_model(stages, key) if run.record(key).is_file() else None
+    recorded = run.record(key).is_file() and run.is_kept(plan, key)
+    model = kept_model(stages, key) if recorded else None
     if model is None:
         model = prune_and_record(stages, key, cell, beat)
     for evaluation in run.missing_evaluations(plan, key):

@@ -6,12 +6,13 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from cluster.yamlfile import Place, Problem
-from jobs.grid import Block, Grid, as_list
+from jobs.grid import AXES, Block, Grid, as_list
 from prune.pattern import Pattern, Target
 from prune.recipe import DENSE, Recipe, parse
 
@@ -150,10 +151,14 @@ def expand(grid: Grid) -> tuple[list[Cell], int, list[Problem]]:
     problems: dict[Problem, None] = {}
     products = 0
     single = len(grid.cells) == 1
+    rules = [{axis: _wanted(axis, value) for axis, value in r.items()} for r in grid.exclude]
+    idle = set(range(len(rules)))  # that matched nothing yet
     for i, block in enumerate(grid.cells):
         place: Place = ("cells",) if single else ("cells", i)
         for values in _products(grid, block):
-            if any(_matches(values, rule) for rule in grid.exclude):
+            matching = [n for n, rule in enumerate(rules) if _matches(values, rule)]
+            idle.difference_update(matching)
+            if matching:
                 continue
             products += 1
             cell = _cell(grid, block, values)
@@ -163,24 +168,17 @@ def expand(grid: Grid) -> tuple[list[Cell], int, list[Problem]]:
                 message = f"{cell.recipe}: {error} (or leave it out with `exclude`)"
                 problems[Problem((*place, "sparsity"), message)] = None
             cells[cell] = None
+    problems |= {p: None for n in sorted(idle) if (p := _idle_rule(grid, n)) is not None}
     order = sorted(cells, key=lambda c: (c.recipe.name != DENSE, -1 if c.seed is None else c.seed))
     return order, products, list(problems)
 
 
 def _products(grid: Grid, block: Block) -> Iterator[dict[str, Any]]:
     """Every combination of a block's axes, zipped ones side by side."""
-    axes: dict[str, list[Any]] = {
-        "seed": block.seed,
-        "model": block.model or grid.model,
-        "dataset": block.dataset or [None],
-        "pruner": block.pruner,
-        "sparsity": block.sparsity or [None],
-        "pattern": block.pattern,
-        "size": block.size,
-        "seqlen": block.seqlen or grid.calibration.seqlen,
-        "sampler": block.sampler or grid.calibration.sampler,
-    }
+    axes = grid.axes(block)
     zipped = block.zip or []
+    if len({len(axes[a]) for a in zipped}) > 1:
+        return  # `name_problems` says so
     rows = list(zip(*(axes[a] for a in zipped), strict=True)) if zipped else [()]
     free = [a for a in axes if a not in zipped]
     for row in rows:
@@ -188,18 +186,49 @@ def _products(grid: Grid, block: Block) -> Iterator[dict[str, Any]]:
             yield dict(zip(free, values, strict=True)) | dict(zip(zipped, row, strict=True))
 
 
-def _matches(values: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
-    """Does a combination have, for every key of the rule, one of the values listed there?"""
+def _matches(values: Mapping[str, Any], rule: Mapping[str, set[str]]) -> bool:
+    """Does a combination have, for every key of the rule, one of the values spelled there?"""
+    return all(axis in values and _spelled(values[axis]) & rule[axis] for axis in rule)
 
-    def spelled(value: Any) -> set[str]:
+
+def _spelled(value: Any) -> set[str]:
+    """How a value of an axis may be written in a rule of `exclude`."""
+    if isinstance(value, Recipe):
+        return {value.name, str(value)}
+    return {f"{float(value):g}" if isinstance(value, float | Fraction) else str(value)}
+
+
+def _wanted(axis: str, values: Any) -> set[str]:
+    """The spellings that a rule wants on one axis: one value, or any of a list."""
+    spellings: set[str] = set()
+    for value in as_list(values) or [None]:
+        spellings |= _spelled(value)
+        if axis == "pruner" and isinstance(value, str | dict):  # `owl`, or a recipe with options
+            with suppress(ValueError):
+                spellings.add(str(parse(value)))
+    return spellings
+
+
+def _idle_rule(grid: Grid, number: int) -> Problem | None:
+    """A rule of `exclude` that matches no combination: most often a value misspelt."""
+    rule = grid.exclude[number]
+    if not rule or any(axis not in AXES for axis in rule):
+        return None  # `name_problems` says so
+    listed = {axis: [v for b in grid.cells for v in grid.axes(b)[axis]] for axis in rule}
+    known = "; ".join(f"{axis} {_listed(values)}" for axis, values in listed.items())
+    message = f"matches no combination of this grid, which has {known}; mend the rule or drop it"
+    return Problem(("exclude", number), message)
+
+
+def _listed(values: list[Any]) -> str:
+    """Distinct values of an axis as a grid writes them."""
+
+    def written(value: Any) -> str:
         if isinstance(value, Recipe):
-            return {value.name, str(value)}
-        return {f"{float(value):g}" if isinstance(value, float | Fraction) else str(value)}
+            return value.short()
+        return f"{float(value):g}" if isinstance(value, Fraction) else str(value)
 
-    return all(
-        key in values and spelled(values[key]) & {s for v in as_list(wanted) for s in spelled(v)}
-        for key, wanted in rule.items()
-    )
+    return ", ".join(dict.fromkeys(map(written, values)))
 
 
 def _cell(grid: Grid, block: Block, values: Mapping[str, Any]) -> Cell:

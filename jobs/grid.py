@@ -17,7 +17,6 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
 from calib.spec import DatasetSpec, Strict, builtin_datasets
@@ -126,17 +125,6 @@ class Block(Strict):
         beside_others = info.field_name in (info.data.get("zip") or ())  # these may repeat
         return values if values is None or beside_others else _once(values)
 
-    @model_validator(mode="after")
-    def _zip_lengths(self) -> Block:
-        if self.zip is not None:
-            lengths = {axis: len(getattr(self, axis) or []) for axis in self.zip}
-            if len(set(lengths.values())) > 1 or len(lengths) < 2:
-                raise ValueError(
-                    "zip pairs two or more axes that list equally many values in this block, not "
-                    + ", ".join(f"{axis} ({n})" for axis, n in lengths.items())
-                )
-        return self
-
 
 class Calibration(Strict):
     """Windows and how they are drawn; a list is an axis."""
@@ -240,6 +228,20 @@ class Grid(Strict):
         """The dataset that similarity is measured against for a model, or None."""
         return self.reference.get(model) if isinstance(self.reference, dict) else self.reference
 
+    def axes(self, block: Block) -> dict[str, list[Any]]:
+        """The values of every axis of a block, the seed first; [None] where none is written."""
+        return {
+            "seed": block.seed,
+            "model": block.model or self.model,
+            "dataset": block.dataset or [None],
+            "pruner": block.pruner,
+            "sparsity": block.sparsity or [None],
+            "pattern": block.pattern,
+            "size": block.size,
+            "seqlen": block.seqlen or self.calibration.seqlen,
+            "sampler": block.sampler or self.calibration.sampler,
+        }
+
     def dataset_spec(self, name: str) -> DatasetSpec | None:
         """A dataset by name, the grid's own before the built-in ones."""
         return self.datasets.get(name) or builtin_datasets().get(name)
@@ -317,6 +319,15 @@ def _check_block(grid: Grid, block: Block, at: Place, names: list[str]) -> Itera
         p == "unstructured" and r.name != DENSE for p in block.pattern for r in block.pruner
     ):
         yield Problem(at, "sparsity is missing, and pattern unstructured does not imply one")
+    if block.zip is not None:
+        axes = grid.axes(block)
+        lengths = {axis: len(axes[axis]) for axis in block.zip}
+        if len(set(lengths.values())) > 1 or len(lengths) < 2 or max(lengths.values()) < 2:
+            yield Problem(
+                (*at, "zip"),
+                "zip pairs two or more axes that list equally many values, at least two, not "
+                + ", ".join(f"{axis} ({n})" for axis, n in lengths.items()),
+            )
     folds = grid.calibration.folds
     if folds is not None and len(block.seed) > folds:
         yield Problem(

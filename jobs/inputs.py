@@ -239,6 +239,34 @@ def fetch_missing(grid: Grid, inputs: Inputs, say: Callable[[str], None]) -> Non
             sources.fetch(entry.spec)
 
 
+POSITIONS = ("max_position_embeddings", "n_positions", "seq_len", "max_seq_len")
+"""How configurations call the number of positions a model has."""
+
+
+def positions(folder: Path) -> int | None:
+    """Tokens that a model has positions for, None where its configuration does not say."""
+    config = read_json(folder / "config.json")
+    return next((int(config[k]) for k in POSITIONS if config.get(k)), None)
+
+
+def length_problems(grid: Grid, cells: Iterable[Cell], inputs: Inputs) -> Iterator[Problem]:
+    """Windows and requests longer than the model has positions for."""
+    drawn = {(c.model, c.draw.seqlen) for c in cells if c.draw is not None}
+    wanted: list[tuple[Place, str, int | None]] = [
+        *((("calibration", "seqlen"), model, seqlen) for model, seqlen in sorted(drawn)),
+        *((("evaluate", "seqlen"), model, grid.evaluate.seqlen) for model in grid.model),
+        *((("evaluate", "max_length"), model, grid.evaluate.max_length) for model in grid.model),
+    ]
+    for place, model, length in wanted:
+        folder = inputs.models[model].folder
+        most = None if folder is None else positions(folder)
+        if length is not None and most is not None and length > most:
+            yield Problem(
+                place,
+                f"{length} tokens, and model {model} has {most} positions; use {most} or less",
+            )
+
+
 TRANSPOSED = ("gpt2", "openai-gpt")
 """Model types that store their linears as [inputs, outputs]."""
 

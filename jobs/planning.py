@@ -13,7 +13,7 @@ from calib.sources import Source, read_rows, read_texts
 from cluster.yamlfile import Problem
 from jobs.cells import Cell, digest, expand, science
 from jobs.grid import Grid, load_grid, name_problems
-from jobs.inputs import Inputs, look_up, width_problems
+from jobs.inputs import Inputs, length_problems, look_up, width_problems
 from jobs.run import Plan
 
 
@@ -51,6 +51,7 @@ def plan_grid(path: Path, overrides: list[str], out: Path) -> Planned:
     problems += [*name_problems(grid), *inputs.problems]
     if not problems:
         problems += width_problems(grid, cells, inputs)
+        problems += length_problems(grid, cells, inputs)
         problems += _unreadable(inputs)
         problems += _shortages(grid, cells, inputs)
     if problems:

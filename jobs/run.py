@@ -15,6 +15,7 @@ from jobs.cells import Cell, digest
 from jobs.files import read_json, unique_suffix, write_text
 from jobs.grid import Compare, Evaluate, Pruning, Resources, Similarity
 from jobs.inputs import Inputs
+from prune.recipe import DENSE
 
 EVALUATION_VERSION = 1
 """Raised when an evaluation computes something else than before."""
@@ -179,9 +180,19 @@ class RunFolder:
             if not self.evaluation(key, e.key(key)).is_file()
         ]
 
+    def is_kept(self, plan: Plan, key: str) -> bool:
+        """Is there what the grid keeps of a cell? Of the dense baseline it keeps nothing."""
+        if plan.keep == "none" or plan.cells[key]["recipe"]["name"] == DENSE:
+            return True
+        return (self.model(key) if plan.keep == "models" else self.masks(key)).is_dir()
+
     def is_done(self, plan: Plan, key: str) -> bool:
-        """Is a cell pruned and measured on everything?"""
-        return self.record(key).is_file() and not self.missing_evaluations(plan, key)
+        """Is a cell pruned, kept, and measured on everything?"""
+        return (
+            self.record(key).is_file()
+            and self.is_kept(plan, key)
+            and not self.missing_evaluations(plan, key)
+        )
 
     def failures(self, cell: str) -> list[dict[str, Any]]:
         """The failed attempts of a cell, oldest first."""

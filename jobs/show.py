@@ -201,11 +201,17 @@ def example_query(database: Path) -> str:
     """A query that fits the results of a database, for a reader to start from."""
     with duckdb.connect(str(database), read_only=True) as connection:
         names = [row[0] for row in connection.execute("DESCRIBE results").fetchall()]
+        found = connection.execute(
+            "SELECT pruner FROM results WHERE dataset IS NOT NULL "
+            "GROUP BY ALL ORDER BY count(*) DESC, pruner"
+        ).fetchone()
     ppl = [n for n in names if n.startswith("ppl_")]
     figure = f"avg({ppl[0]})" if ppl else "avg(mean_accuracy)"
+    if found is None:  # nothing here read calibration text
+        return f"SELECT recipe, sparsity, {figure} AS score FROM results GROUP BY ALL ORDER BY ALL"
     return (
         f"SELECT dataset, sparsity, avg(similarity) AS similarity, {figure} AS score FROM results "
-        "WHERE pruner = 'wanda' GROUP BY ALL ORDER BY sparsity, score"
+        f"WHERE pruner = '{found[0]}' GROUP BY ALL ORDER BY sparsity, score"
     )
 
 

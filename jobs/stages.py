@@ -22,6 +22,7 @@ from calib.similarity import Value, compare, exact, minhash, nearest, words
 from jobs.cells import Draw, calibration_science, digest
 from jobs.claims import build_once
 from jobs.files import read_json, write_json
+from jobs.inputs import positions
 from jobs.run import Plan, RunFolder
 from prune.model.load import load_model, load_tokenizer
 
@@ -262,10 +263,7 @@ class Stages:
 
     def longest(self, model: str) -> int:
         """Most tokens of one text: the grid's max_length, else what the model has positions for."""
-        config = read_json(self.folder(model) / "config.json")
-        keys = ("max_position_embeddings", "n_positions", "seq_len", "max_seq_len")
-        positions = next((config[k] for k in keys if config.get(k)), 2048)
-        return int(self.plan.evaluate.max_length or positions)
+        return self.plan.evaluate.max_length or positions(self.folder(model)) or 2048
 
 
 def cut(ids: Sequence[int], seqlen: int, limit: int | None) -> list[list[int]]:

@@ -149,6 +149,17 @@ class TestRelaunch:
         ]
         assert found[0] == found[1]
 
+    def test_keep_on_a_finished_run_keeps_and_scores_nothing_again(
+        self, write_grid: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        assert self.launch(write_grid(), tmp_path) == 0
+        before = stamps(tmp_path / "tiny")
+        for keep in ("masks", "models"):
+            assert self.launch(write_grid({"keep: none": f"keep: {keep}"}), tmp_path) == 0
+            kept = [p for p in (tmp_path / "tiny" / keep).iterdir() if p.name[0] != "."]
+            assert len(kept) == 5
+        assert stamps(tmp_path / "tiny") == before
+
     def test_cells_that_left_the_grid_leave_the_results(
         self, write_grid: Callable[..., Path], tmp_path: Path
     ) -> None:
