@@ -12,7 +12,8 @@ from cluster.yamlfile import InputError
 
 EVERY_KEY = """\
 backend: slurm
-container: {runtime: apptainer, image: /s/c.sif, mounts: [/data, "/a:/b:ro"], network: true, shm_gb: 4}
+container:
+  {runtime: apptainer, image: /s/c.sif, mounts: [/data, "/a:/b:ro"], network: true, shm_gb: 4}
 concurrency: 8
 cpus: 6
 scratch: /scratch/$USER
