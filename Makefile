@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test lint format clean
 
 demo: $(READY)
-	$(BIN)/python -m jobs.launch jobs/grids/demo.yaml
+	$(BIN)/python -m jobs.launch jobs/grids/demo.yaml --cluster local
 
 test: $(READY)
 	$(BIN)/python -m pytest

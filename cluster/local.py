@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-POLL_SECONDS = 0.1
+from cluster.backend import Ended, Job, job_environment
+from cluster.profile import Profile
+
 STOP_SECONDS = 10.0
 """Time that a job has to end by itself once it was interrupted."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One command to run.
-
-    Attributes:
-        name: for people. command: program and arguments.
-        log: where its output goes. env: variables beside those of this process.
-    """
-
-    name: str
-    command: Sequence[str]
-    log: Path
-    env: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A job that ended: its exit code, negative where a signal killed it."""
-
-    job: Job
-    code: int
 
 
 def gpu_count() -> int:
@@ -49,65 +30,122 @@ def cores() -> int:
 
 
 class LocalBackend:
-    """Runs jobs as processes, `concurrency` at a time, each with its share of cores and GPUs."""
+    """Runs jobs as processes, `concurrency` at a time, each with its share of cores and GPUs.
 
-    def __init__(self, concurrency: int | None = None) -> None:
-        gpus = gpu_count()
-        self.concurrency = concurrency or gpus or max(1, min(cores(), 8))
-        self._slots = list(range(self.concurrency))
+    A subclass that runs them otherwise, for example in containers, overrides `command` and `kill`.
+    """
+
+    interval = 0.1
+    stays = False
+    note = ""
+
+    def __init__(self, profile: Profile, run: Path) -> None:
+        self.profile = profile
+        self.run = run
+        self.slots = profile.concurrency or gpu_count() or max(1, min(cores(), 8))
+        self._free = list(range(self.slots))
+        self._waiting: list[Job] = []
         self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
 
-    def start(self, job: Job) -> bool:
-        """Start a job if a slot is free; says whether it did."""
-        if not self._slots:
-            return False
-        slot = self._slots.pop(0)
+    def describe(self) -> str:
+        """Where jobs run, in a few words for people."""
+        return f"{self.slots} processes on this machine"
+
+    def submit(self, jobs: Sequence[Job]) -> list[Job]:
+        """Queue jobs; there is room for all."""
+        self._waiting += jobs
+        self._start()
+        return []
+
+    def poll(self) -> Iterator[Ended]:
+        """The jobs that ended since the last call; starts those that have room now."""
+        ended = []
+        for slot, (job, process) in list(self._running.items()):
+            code = process.poll()
+            if code is not None:
+                del self._running[slot]
+                self._free.append(slot)
+                ended.append(Ended(job, code))
+        self._start()
+        yield from ended
+
+    def live(self) -> list[Job]:
+        """The jobs that run, then those that wait."""
+        return [job for job, _ in self._running.values()] + self._waiting
+
+    def drop(self) -> None:
+        """Forget the jobs that have not started."""
+        self._waiting.clear()
+
+    def at_last(self, job: Job) -> None:
+        """Nothing: without its launcher no job of this backend starts."""
+
+    def resume(self) -> None:
+        """Nothing: what an earlier launcher left goes on by itself, and claims its cells."""
+
+    def finish(self) -> None:
+        """Nothing is left behind."""
+
+    def stop(self) -> None:
+        """Drop what waits; interrupt every job, wait a moment, kill what is left."""
+        self.drop()
+        for number in (signal.SIGINT, signal.SIGKILL):
+            for job, process in self._running.values():
+                if process.poll() is None:
+                    self.kill(job, process, number)
+            deadline = time.monotonic() + STOP_SECONDS
+            while time.monotonic() < deadline and any(
+                p.poll() is None for _, p in self._running.values()
+            ):
+                time.sleep(self.interval)
+        self._running.clear()
+
+    def preview(self, jobs: Sequence[Job]) -> Iterator[str]:
+        """The command lines, with the variables that they are given."""
+        for job in jobs:
+            given = [f"{name}={value}" for name, value in (self._share(0) | dict(job.env)).items()]
+            yield shlex.join(["env", *given, *self.command(job, {})])
+
+    def command(self, job: Job, environment: dict[str, str]) -> list[str]:
+        """The program that runs a job, and its arguments."""
+        return [sys.executable, *job.command]
+
+    def kill(self, job: Job, process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+        """Send a signal to all processes of a job."""
+        with suppress(ProcessLookupError):  # it ended in this moment
+            os.killpg(process.pid, number)
+
+    def _start(self) -> None:
+        """Start the first jobs that wait for nothing, while there is room."""
+        unfinished = {job.name for job in self.live()}
+        for job in list(self._waiting):
+            if not self._free:
+                return
+            if unfinished.isdisjoint(job.after):
+                self._waiting.remove(job)
+                slot = self._free.pop(0)
+                self._running[slot] = (job, self._launch(job, slot))
+
+    def _launch(self, job: Job, slot: int) -> subprocess.Popen[bytes]:
+        environment = job_environment() | self._share(slot) | dict(job.env)
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("ab") as log:
-            process = subprocess.Popen(
-                list(job.command),
+            return subprocess.Popen(
+                self.command(job, environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self._environment(slot) | dict(job.env),
+                env=environment,
                 start_new_session=True,  # Ctrl-C reaches the launcher, which then stops the jobs
             )
-        self._running[slot] = (job, process)
-        return True
 
-    def _environment(self, slot: int) -> dict[str, str]:
-        threads = str(max(1, cores() // self.concurrency))
+    def _share(self, slot: int) -> dict[str, str]:
+        """What a slot has of this machine: its threads and its GPU."""
+        threads = str(self.profile.cpus or max(1, cores() // self.slots))
         shares = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         gpus = gpu_count()
         if gpus:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             names = visible.split(",") if visible else [str(i) for i in range(gpus)]
             shares["CUDA_VISIBLE_DEVICES"] = names[slot % len(names)]
-        return {**os.environ, **shares}
-
-    def poll(self) -> Iterator[Ended]:
-        """The jobs that ended since the last call."""
-        for slot, (job, process) in list(self._running.items()):
-            code = process.poll()
-            if code is not None:
-                del self._running[slot]
-                self._slots.append(slot)
-                yield Ended(job, code)
-
-    @property
-    def busy(self) -> bool:
-        """Is any job running?"""
-        return bool(self._running)
-
-    def stop(self) -> None:
-        """Interrupt every job, wait a moment, kill what is left."""
-        for number in (signal.SIGINT, signal.SIGKILL):
-            for _, process in self._running.values():
-                if process.poll() is None:
-                    os.killpg(process.pid, number)
-            deadline = time.monotonic() + STOP_SECONDS
-            while time.monotonic() < deadline and any(
-                p.poll() is None for _, p in self._running.values()
-            ):
-                time.sleep(POLL_SECONDS)
-        self._running.clear()
+        return shares

@@ -1,7 +1,8 @@
 """Run cells in this process: `python -m jobs.cell RUN CELL...`.
 
 A cell is: calibration set, similarity, pruning, evaluation, record. What is there already is not
-computed again; what fails is kept as a failure with its cause, and the next cell goes on.
+computed again; what fails is kept as a failure with its cause, and the next cell goes on. With
+`--check` a finished cell is computed anew beside its results, and every difference is printed.
 """
 
 from __future__ import annotations
@@ -9,17 +10,28 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import signal
 import sys
+import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from jobs.claims import take
+from jobs.failures import record_failure, worth_another
 from jobs.heartbeat import Heartbeat
 from jobs.run import Plan, RunFolder
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""What asks a cell to stop: Ctrl-C, the end of a job, and Slurm's word that time is nearly up."""
+
+WATCH_SECONDS = 5.0
+"""Time between two looks at whether somebody cancelled the run."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jobs.cell", description=__doc__)
     parser.add_argument("run", type=Path, help="the run folder, for example runs/demo")
     parser.add_argument("cell", nargs="+", help="keys of cells, as the database names them")
+    parser.add_argument(
+        "--check", action="store_true", help="compute finished cells again and compare"
+    )
     options = parser.parse_args(arguments)
     run = RunFolder(options.run)
     try:
@@ -36,9 +51,49 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [key for key in options.cell if key not in plan.cells]
     if unknown:
         parser.error(f"not in the grid of this run: {', '.join(unknown)}; see {run.path}/plan.json")
-    _quiet_libraries(plan, run)
-    failed = [key for key in options.cell if not attempt_cell(run, plan, key)]
+    quiet_libraries(plan, run)
+    if options.check:
+        from jobs.check import check
+
+        return EXIT_FAILED if sum(check(run, plan, key) for key in options.cell) else 0
+    failed = []
+    with stopping(run):
+        for key in options.cell:
+            if (stop := run.read_stop()) is not None:
+                print(f"the run was {stop['reason']}; cell {key} is left for later", flush=True)
+                break
+            if not attempt_cell(run, plan, key):
+                failed.append(key)
     return EXIT_FAILED if failed else 0
+
+
+@contextmanager
+def stopping(run: RunFolder) -> Iterator[None]:
+    """Turn every way of asking this process to stop into one KeyboardInterrupt."""
+
+    def interrupt(number: int, frame: object) -> None:
+        for other in STOP_SIGNALS:  # a second one must not disturb what the first one set off
+            signal.signal(other, signal.SIG_IGN)
+        print(f"asked to stop ({signal.Signals(number).name})", flush=True)
+        raise KeyboardInterrupt
+
+    def watch() -> None:
+        while not over.wait(WATCH_SECONDS):
+            stop = run.read_stop()
+            if stop is not None and stop["reason"] == "cancelled":
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    over = threading.Event()
+    before = {number: signal.signal(number, interrupt) for number in STOP_SIGNALS}
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def attempt_cell(run: RunFolder, plan: Plan, key: str) -> bool:
@@ -48,17 +103,26 @@ def attempt_cell(run: RunFolder, plan: Plan, key: str) -> bool:
         print(f"cell {key} is being run by another process; left to it", flush=True)
         return True
     with claim:
-        beat = Heartbeat(run.heartbeat(key))
-        print(f"cell {key}: {plan.cell(key).label()}", flush=True)
+        cell = plan.cell(key)
+        beat = Heartbeat(run.heartbeat(key), cell.label())
+        print(f"cell {key}: {cell.label()}", flush=True)
         try:
             if not run.is_done(plan, key):
                 run_cell(run, plan, key, beat)
         except Exception as error:
-            failure = describe_failure(error, beat.stage)
-            path = run.write_failure(key, failure)
+            failure = describe_failure(error, beat)
+            path = record_failure(run, key, failure)
             traceback.print_exc()
             print(f"cell {key} failed: {failure['cause']} ({path})", file=sys.stderr, flush=True)
             return False
+        except KeyboardInterrupt:
+            if not _is_late():
+                raise
+            path = record_failure(run, key, _describe_timeout(plan, beat))
+            print(f"cell {key} ran out of time ({path})", file=sys.stderr, flush=True)
+            if worth_another(run, key):
+                raise
+            sys.exit(EXIT_FAILED)
         finally:
             beat.remove()
     return True
@@ -82,18 +146,46 @@ def run_cell(run: RunFolder, plan: Plan, key: str, beat: Heartbeat) -> None:
     free_memory()
 
 
-def describe_failure(error: Exception, stage: str) -> dict[str, Any]:
+def describe_failure(error: Exception, beat: Heartbeat) -> dict[str, Any]:
     """What a failure record says: the cause in one line, its signature, and the whole trace."""
     cause = " ".join(f"{type(error).__name__}: {error}".split())
     return {
         "kind": "error",
-        "stage": stage,
         "cause": cause,
-        "signature": f"{stage}: {type(error).__name__}",
+        "signature": f"{beat.stage}: {type(error).__name__}",
         "traceback": "".join(traceback.format_exception(error)),
+        **_where(beat),
+    }
+
+
+def _describe_timeout(plan: Plan, beat: Heartbeat) -> dict[str, Any]:
+    minutes = plan.resources.timeout_min
+    place = f"{beat.stage} ({beat.done} of {beat.total})" if beat.total else beat.stage
+    cause = f"the job's {minutes} minutes were over in stage {place}; raise resources.timeout_min"
+    return {
+        "kind": "timeout",
+        "cause": cause,
+        "signature": f"timeout: {beat.stage}",
+        **_where(beat),
+    }
+
+
+def _where(beat: Heartbeat) -> dict[str, Any]:
+    """Where a cell was, in which job, and when."""
+    return {
+        "stage": beat.stage,
+        "done": beat.done,
+        "total": beat.total,
         "time": time.time(),
         "log": os.environ.get("CALGRID_LOG"),
+        "job": os.environ.get("CALGRID_JOB"),
     }
+
+
+def _is_late() -> bool:
+    """Is this job so near its time limit that this is why it was asked to stop?"""
+    late = os.environ.get("CALGRID_LATE")
+    return late is not None and time.time() >= float(late)
 
 
 def peak_memory_bytes() -> int:
@@ -105,7 +197,7 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _quiet_libraries(plan: Plan, run: RunFolder) -> None:
+def quiet_libraries(plan: Plan, run: RunFolder) -> None:
     """No progress bars in logs; no network where a mirror stands for it; caches beside the runs."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from jobs.files import unique_suffix
 
@@ -18,6 +19,9 @@ LEASE_SECONDS = 60.0
 """A claim that was not renewed for so long is taken for dead."""
 
 RENEW_SECONDS = 10.0
+
+CLOCK_SECONDS = 60.0
+"""How long the clock of a file system is taken to differ by the same from this machine's."""
 
 
 class Claim:
@@ -62,7 +66,12 @@ def take(path: Path) -> Claim | None:
     """Claim `path`, or None where a living process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     owner = json.dumps(
-        {"host": socket.gethostname(), "pid": os.getpid(), "nonce": os.urandom(8).hex()}
+        {
+            "host": _host(),
+            "pid": os.getpid(),
+            "job": os.environ.get("CALGRID_JOB"),
+            "nonce": os.urandom(8).hex(),
+        }
     )
     for _ in range(2):
         try:
@@ -82,6 +91,35 @@ def is_held(path: Path) -> bool:
         return not _is_dead(path, path.read_text("utf-8"))
     except FileNotFoundError:
         return False
+
+
+def held(folder: Path) -> set[str]:
+    """The names of the claims in a folder that living processes hold."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208  (names are all that is needed)
+    except FileNotFoundError:
+        return set()
+    return {name for name in names if not name.startswith(".") and is_held(folder / name)}
+
+
+def release_of(path: Path, job: str) -> bool:
+    """Release the claim that a job left, which is over; False where it holds none."""
+    try:
+        owner = path.read_text("utf-8")
+    except FileNotFoundError:
+        return False
+    if _owner(owner).get("job") != job:
+        return False
+    path.unlink(missing_ok=True)
+    return True
+
+
+def _owner(text: str) -> dict[str, Any]:
+    try:
+        who: dict[str, Any] = json.loads(text)
+    except ValueError:
+        who = {}  # it is between creating and writing it
+    return who
 
 
 def _remove_dead(path: Path) -> bool:
@@ -104,18 +142,45 @@ def _remove_dead(path: Path) -> bool:
 
 
 def _is_dead(path: Path, owner: str) -> bool:
-    """Is its process gone (on this machine), or its lease over (by the file system's clock)?"""
-    try:
-        who = json.loads(owner)
-    except ValueError:
-        who = {}  # its owner is between creating and writing it
-    if who.get("host") == socket.gethostname() and not Path(f"/proc/{who['pid']}").exists():
+    """Is its process gone, or its lease over by the file system's clock?
+
+    A process is known to be gone where it ran on this machine, or where it was an earlier start
+    of this very job.
+    """
+    who = _owner(owner)
+    here = who.get("host") == _host()
+    if here and not Path(f"/proc/{who['pid']}").exists():
         return Path("/proc/self").exists()
-    clock = path.with_name(".clock" + unique_suffix())
-    clock.touch()
-    now = clock.stat().st_mtime
-    clock.unlink()
-    return now - path.stat().st_mtime > LEASE_SECONDS
+    job = who.get("job")
+    if job is not None and job == os.environ.get("CALGRID_JOB"):
+        return not (here and who["pid"] == os.getpid())
+    return _now(path.parent) - path.stat().st_mtime > LEASE_SECONDS
+
+
+def _host() -> str:
+    """This machine, or this container where it numbers its processes for itself."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115
+    except OSError:
+        return socket.gethostname()
+
+
+_skews: dict[Path, tuple[float, float]] = {}
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock of a folder's file system, which is asked once a minute."""
+    since, skew = _skews.get(folder, (-CLOCK_SECONDS, 0.0))
+    if time.monotonic() - since >= CLOCK_SECONDS:
+        clock = folder / f".clock{unique_suffix()}"
+        try:
+            clock.touch()
+            skew = clock.stat().st_mtime - time.time()
+            clock.unlink()
+        except PermissionError:  # somebody looks at another's run
+            skew = 0.0
+        _skews[folder] = (time.monotonic(), skew)
+    return time.time() + skew
 
 
 def build_once(

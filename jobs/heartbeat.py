@@ -16,15 +16,19 @@ LEAST_SECONDS = 0.5
 class Heartbeat:
     """The heartbeat of one cell; also measures the time that each stage takes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, what: str) -> None:
+        """Beat in the file `path`; `what` is the cell's name for people."""
         self.path = path
+        self.what = what
         self.stage = ""
+        self.done = self.total = 0
         self.seconds: dict[str, float] = {}
         self._since = self._written = time.monotonic()
 
     def __call__(self, stage: str, done: int = 0, total: int = 0) -> None:
         """Say that `stage` is at `done` of `total` (0 of 0 where it does not count)."""
         now = time.monotonic()
+        self.done, self.total = done, total
         if stage == self.stage and now - self._written < LEAST_SECONDS:
             return
         if stage != self.stage:
@@ -32,7 +36,8 @@ class Heartbeat:
             self.stage, self._since = stage, now
         self._written = now
         where = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
-        write_json(self.path, {"stage": stage, "done": done, "total": total, **where})
+        count = {"stage": stage, "done": done, "total": total}
+        write_json(self.path, {"what": self.what, **count, **where})
 
     def stop(self) -> None:
         """End the current stage."""

@@ -9,12 +9,17 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 from rich.console import Console
 
+from cluster.profile import Profile, default_name, load_profile
 from cluster.yamlfile import InputError
+from jobs.files import write_json
 from jobs.planning import Planned, plan_grid
 from jobs.run import RunFolder
 
@@ -25,7 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     options = _parser().parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 120)  # logs are not 80 columns
+    name = options.cluster or default_name()
     try:
+        profile = load_profile(name)
         planned = plan_grid(options.grid, options.set, options.out)
         if not options.dry_run:
             planned = _prepare(planned, options, console)
@@ -35,11 +42,25 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_INPUT
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: stop the jobs, keep what is done
         signal.signal(number, signal.default_int_handler)
+    run = RunFolder(options.out / planned.plan.name)
+    if options.dry_run:
+        _dry_run(run, planned, profile, options, console)
+        return EXIT_DONE
+    _write_launch(run, planned, profile)
+    if options.detach and profile.backend != "slurm":
+        return _detach(run, arguments or sys.argv[1:], console)
     try:
-        return _launch(planned, options, console)
+        return _launch(run, planned, profile, options, console)
     except KeyboardInterrupt:
-        console.print("interrupted: what is done is kept; the same command goes on from there")
+        said = "the jobs go on without this command; see jobs.status, jobs.cancel"
+        if profile.backend != "slurm":
+            said = "what is done is kept; the same command goes on from there"
+        console.print(f"interrupted: {said}", highlight=False, soft_wrap=True)
         return EXIT_INTERRUPTED
+    except InputError as error:  # what only the cluster itself could tell: nothing was submitted
+        for line in error.lines:
+            print(line, file=sys.stderr)
+        return EXIT_INPUT
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,8 +70,17 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("grid", type=Path, help="the grid file")
-    parser.add_argument("--cluster", default="local", choices=["local"], help="where to run")
-    parser.add_argument("--dry-run", action="store_true", help="show the cells, start nothing")
+    parser.add_argument(
+        "--cluster",
+        metavar="PROFILE",
+        help="where to run: local, docker, slurm, or a profile file (slurm where there is one)",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show the cells, and with --cluster the exact scripts; start nothing",
+    )
+    parser.add_argument("--detach", action="store_true", help="start, and do not wait")
     parser.add_argument("--retry-failed", action="store_true", help="run cells that keep failing")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the grid"
@@ -90,26 +120,79 @@ def _prepare(planned: Planned, options: argparse.Namespace, console: Console) ->
     return planned
 
 
-def _launch(planned: Planned, options: argparse.Namespace, console: Console) -> int:
-    from cluster.local import LocalBackend
+def _dry_run(
+    run: RunFolder,
+    planned: Planned,
+    profile: Profile,
+    options: argparse.Namespace,
+    console: Console,
+) -> None:
+    from cluster.backend import open_backend
     from jobs import show
-    from jobs.drive import drive, to_run
+    from jobs.drive import to_run
+    from jobs.work import jobs_for
 
-    run = RunFolder(options.out / planned.plan.name)
     state = to_run(run, planned.plan, options.retry_failed)
-    if options.dry_run:
-        show.dry_run(planned, state, run, console)
-        return EXIT_DONE
-    backend = LocalBackend()
-    console.print(
-        f"backend local: {backend.concurrency} processes; {len(state.queued):,} of "
-        f"{len(planned.cells):,} cells to run, in {run.path}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    show.dry_run(planned, state, run, console)
+    if options.cluster:
+        backend = open_backend(profile, run.path)
+        cells = {key: planned.cells[key] for key in state.queued}
+        for text in backend.preview(jobs_for(run, planned.plan, cells, backend.slots)):
+            print(text)
+
+
+def _write_launch(run: RunFolder, planned: Planned, profile: Profile) -> None:
+    """Put down what is launched, for the jobs and for whoever settles the run later."""
     run.write_plan(planned.plan)
-    with show.Watch(run, planned.cells, console) as watch:
-        drive(run, planned.plan, planned.cells, state, backend, watch)
+    who = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+    write_json(run.launch, {"profile": profile.model_dump(), **who})
+    run.stop.unlink(missing_ok=True)
+
+
+def _detach(run: RunFolder, arguments: list[str], console: Console) -> int:
+    """Start this very command in the background, for backends whose jobs need a launcher."""
+    log = run.log("launch")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "jobs.launch", *(a for a in arguments if a != "--detach")]
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+        )
+    _say_left(run, console, f"started as process {process.pid}; its log: {log}")
+    return EXIT_DONE
+
+
+def _say_left(run: RunFolder, console: Console, how: str) -> None:
+    where = os.path.relpath(run.path)
+    console.print(f"{how}\nsee `python -m jobs.status {where}`", highlight=False, soft_wrap=True)
+
+
+def _launch(
+    run: RunFolder,
+    planned: Planned,
+    profile: Profile,
+    options: argparse.Namespace,
+    console: Console,
+) -> int:
+    from cluster.backend import open_backend
+    from jobs import show
+    from jobs.drive import Driver, drive, lead, to_run
+
+    with lead(run, profile, lambda: console.print("another launch leads this run; waiting for it")):
+        backend = open_backend(profile, run.path)
+        state = to_run(run, planned.plan, options.retry_failed)
+        console.print(
+            f"backend {profile.backend}: {backend.describe()}; {len(state.queued):,} of "
+            f"{len(planned.cells):,} cells to run, in {run.path}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if options.detach:
+            Driver(run, planned.plan, planned.cells, state, backend).start()
+            _say_left(run, console, f"{len(backend.live()):,} jobs are queued or running")
+            return EXIT_DONE
+        with show.Watch(run, planned.cells, console) as watch:
+            drive(run, planned.plan, planned.cells, state, backend, watch)
     return _finish(run, state, console)
 
 
@@ -128,11 +211,15 @@ def _finish(run: RunFolder, state: object, console: Console) -> int:
         )
     console.print(show.results_table(run.database, console.width))
     show.failures(run, state, console)
+    stop = run.read_stop()
+    if stop is not None:
+        console.print(f"[red]{stop['reason']}[/red]: {stop['cause']}", highlight=False)
+        console.print(f"    {len(state.queued):,} cells were not run; launch again to run them")
     database = os.path.relpath(run.database)
     console.print(f"\nThe database: {database}. Ask it anything, for example:", highlight=False)
     command = f'python -m analysis.query {database} --sql "{show.example_query(run.database)}"'
     console.print(f"  {command}", highlight=False, soft_wrap=True)
-    return EXIT_FAILED if state.failed or damaged else EXIT_DONE
+    return EXIT_FAILED if state.failed or state.queued or damaged else EXIT_DONE
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ class RunFolder:
 
     def claim(self, cell: str) -> Path:
         """Says which process works on a cell."""
-        return self.path / "claims" / cell
+        return self.claims / cell
 
     def heartbeat(self, cell: str) -> Path:
         """Says how far a cell is."""
@@ -171,6 +171,34 @@ class RunFolder:
     def log(self, name: str) -> Path:
         """What a job printed."""
         return self.path / "logs" / f"{name}.log"
+
+    @property
+    def claims(self) -> Path:
+        """The claims of the cells that are being run."""
+        return self.path / "claims"
+
+    @property
+    def launch(self) -> Path:
+        """How the run was launched last: profile, time, options."""
+        return self.path / "launch.json"
+
+    @property
+    def driver(self) -> Path:
+        """The claim of whoever settles and submits jobs on a cluster."""
+        return self.path / "slurm" / "driver"
+
+    @property
+    def stop(self) -> Path:
+        """Is there while no further cell shall start; says why."""
+        return self.path / "stop.json"
+
+    def read_stop(self) -> dict[str, Any] | None:
+        """Why no further cell shall start: `reason` is "cancelled" or "held"; None = go on."""
+        try:
+            stop: dict[str, Any] = read_json(self.stop)
+        except FileNotFoundError:
+            return None
+        return stop
 
     def missing_evaluations(self, plan: Plan, key: str) -> list[Evaluation]:
         """The evaluations that a cell still needs."""
@@ -193,6 +221,26 @@ class RunFolder:
             and self.is_kept(plan, key)
             and not self.missing_evaluations(plan, key)
         )
+
+    def done_cells(self, plan: Plan) -> set[str]:
+        """The cells that `is_done` says yes to, of thousands, by listing folders."""
+        pruned = {name[:-5] for name in _names(self.path / "cells") if name.endswith(".json")}
+        measured = set(_names(self.path / "evaluations"))
+        wanted = {m: plan.evaluations(m) for m in {c["model"] for c in plan.cells.values()}}
+        done = set()
+        for key, cell in plan.cells.items():
+            needed = wanted[cell["model"]]
+            if key not in pruned or (needed and key not in measured):
+                continue
+            have = set(_names(self.path / "evaluations" / key)) if needed else set()
+            if all(f"{e.key(key)}.json" in have for e in needed):
+                done.add(key)
+        return done
+
+    def failed_cells(self) -> set[str]:
+        """The cells that any attempt of failed."""
+        names = _names(self.path / "failures")
+        return {name.partition(".")[0] for name in names if name.endswith(".json")}
 
     def failures(self, cell: str) -> list[dict[str, Any]]:
         """The failed attempts of a cell, oldest first."""
@@ -221,3 +269,11 @@ class RunFolder:
                 return path
             finally:
                 partial.unlink()
+
+
+def _names(folder: Path) -> list[str]:
+    """What lies in a folder; nothing where there is none."""
+    try:
+        return os.listdir(folder)  # noqa: PTH208  (names are all that is needed, of thousands)
+    except FileNotFoundError:
+        return []

@@ -103,6 +103,7 @@ class Watch:
         self.task = self.bar.add_task(run.path.name, total=len(cells))
         self.live = Live(console=console, refresh_per_second=4, transient=True)
         self.said: set[str] = set()
+        self.note = ""
 
     def __enter__(self) -> Watch:
         if self.console.is_terminal:
@@ -117,8 +118,11 @@ class Watch:
         """Show the state; called several times a second."""
         self.bar.update(self.task, completed=len(state.done) + len(state.failed))
         if self.console.is_terminal:
-            self.live.update(Group(self.bar, self._running(state)))
+            self.live.update(Group(self.bar, self._running(state), state.note))
             return
+        if state.note != self.note:
+            self.note = state.note
+            self.console.print(self.note or "nothing keeps jobs waiting any more", highlight=False)
         for key in [*sorted(state.done), *sorted(state.failed)]:
             if key not in self.said:
                 self.said.add(key)

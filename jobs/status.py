@@ -1,4 +1,7 @@
-"""Say how far a run is: `python -m jobs.status RUN`."""
+"""Say how far a run is: `python -m jobs.status RUN`.
+
+Everything but what keeps jobs waiting is read from the files of the run.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,17 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from jobs.claims import is_held
+from jobs.claims import held
 from jobs.files import read_json
 from jobs.run import Plan, RunFolder
+
+MOST_RUNNING = 40
+"""Running cells that are listed one by one."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,38 +32,50 @@ def main(arguments: list[str] | None = None) -> int:
         plan = run.read_plan()
     except FileNotFoundError as error:
         parser.error(str(error))
-    console = Console()
-    states = {key: state_of(run, plan, key) for key in plan.cells}
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    states = states_of(run, plan)
     counts = Counter(states.values())
     console.print(f"{plan.name}: {len(states):,} cells", highlight=False)
     for state in ("done", "running", "queued", "failed"):
         console.print(f"{counts[state]:>8,} {state}", highlight=False)
     running = [key for key, state in states.items() if state == "running"]
-    if running:
+    if running or held(run.artefacts / "claims"):
         console.print(_running_table(run, plan, running))
     _print_failures(run, [key for key, state in states.items() if state == "failed"], console)
+    for line in _obstacles(run, counts["queued"]):
+        console.print(line, highlight=False, soft_wrap=True)
     return 0
 
 
-def state_of(run: RunFolder, plan: Plan, key: str) -> str:
-    """done, running, failed or queued."""
-    if run.is_done(plan, key):
-        return "done"
-    if is_held(run.claim(key)):
-        return "running"
-    return "failed" if run.failures(key) else "queued"
+def states_of(run: RunFolder, plan: Plan) -> dict[str, str]:
+    """Of every cell: done, running, failed or queued."""
+    done, claimed, failed = run.done_cells(plan), held(run.claims), run.failed_cells()
+
+    def state(key: str) -> str:
+        if key in done:
+            return "done"
+        if key in claimed:
+            return "running"
+        return "failed" if key in failed else "queued"
+
+    return {key: state(key) for key in plan.cells}
 
 
 def _running_table(run: RunFolder, plan: Plan, running: list[str]) -> Table:
+    """What is being run, and how far it is; what cells share first."""
     table = Table("cell", "what", "stage", "done", "host", "heard of")
-    for key in running:
+    shared = sorted(path.stem for path in (run.path / "heartbeats").glob("shared-*.json"))
+    for key in [*shared, *running[:MOST_RUNNING]]:
         try:
             beat = read_json(run.heartbeat(key))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             continue  # it has just begun or ended
         done = f"{beat['done']}/{beat['total']}" if beat["total"] else ""
         ago = f"{time.time() - beat['time']:.0f} s ago"
-        table.add_row(key, plan.cell(key).label(), beat["stage"], done, beat["host"], ago)
+        name = "-" if key in shared else key
+        table.add_row(name, beat["what"], beat["stage"], done, beat["host"], ago)
+    if len(running) > MOST_RUNNING:
+        table.add_row(f"... and {len(running) - MOST_RUNNING:,} more")
     return table
 
 
@@ -67,6 +86,28 @@ def _print_failures(run: RunFolder, failed: list[str], console: Console) -> None
         console.print(f"{count} failed: {example['cause']}", highlight=False)
         if example["log"]:
             console.print(f"    log: {run.path / example['log']}", highlight=False, soft_wrap=True)
+
+
+def _obstacles(run: RunFolder, queued: int) -> list[str]:
+    """Why cells that are left do not start: the run was stopped, or the cluster says."""
+    stop = run.read_stop()
+    if stop is not None and queued:
+        return [f"{stop['reason']}: {stop['cause']}; launch again to run what is left"]
+    launch: dict[str, Any] = read_json(run.launch) if run.launch.is_file() else {}
+    if not queued or launch.get("profile", {}).get("backend") != "slurm":
+        return []
+    from cluster.squeue import AwayError, queue, stuck
+
+    try:
+        entries = queue(f"calgrid-{run.path.name}")
+    except AwayError as error:
+        return [f"Slurm does not answer: {error}"]
+    live = Counter(entry.state.lower() for entry in entries.values() if entry.live)
+    counts = ", ".join(f"{n:,} {state}" for state, n in live.most_common())
+    said = stuck(entries)
+    return [f"in Slurm's queue: {counts or 'nothing; launch again to run what is left'}"] + (
+        [said] if said else []
+    )
 
 
 if __name__ == "__main__":

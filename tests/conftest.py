@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,14 @@ def train_tokenizer(folder: Path) -> int:
     return len(fast)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _local() -> Iterator[None]:
+    """Launches that name no cluster run here, also on a machine with Slurm."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jobs.launch.default_name", lambda: "local")
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a random Llama of two blocks with grouped queries, and its tokenizer."""
@@ -161,32 +170,53 @@ def _signals() -> Iterator[None]:
 class HereBackend:
     """A backend that runs a job in this process: no start-up time, and tests can patch it."""
 
-    concurrency = 1
+    interval = 0.0
+    stays = False
+    note = ""
+    slots = 1
 
-    def __init__(self) -> None:
-        self.ended: list[Any] = []
+    def __init__(self, *_: Any) -> None:
+        self.waiting: list[Any] = []
 
-    def start(self, job: Any) -> bool:
-        from cluster.local import Ended
-        from jobs import cell
+    def describe(self) -> str:
+        return "this process"
 
-        if self.ended:
-            return False
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        job.log.touch()
-        self.ended.append(Ended(job, cell.main(list(job.command[3:]))))
-        return True
+    def submit(self, jobs: Sequence[Any]) -> list[Any]:
+        self.waiting += jobs
+        return []
+
+    def live(self) -> list[Any]:
+        return self.waiting
 
     def poll(self) -> Iterator[Any]:
-        while self.ended:
-            yield self.ended.pop()
+        from cluster.backend import Ended
 
-    @property
-    def busy(self) -> bool:
-        return bool(self.ended)
+        if self.waiting:
+            job = self.waiting.pop(0)
+            module = importlib.import_module(job.command[1])
+            job.log.parent.mkdir(parents=True, exist_ok=True)
+            job.log.touch()
+            with pytest.MonkeyPatch.context() as patch:
+                for name, value in job.env.items():
+                    patch.setenv(name, value)
+                code = module.main(list(job.command[2:]))
+            yield Ended(job, code)
 
-    def stop(self) -> None:
-        self.ended.clear()
+    def drop(self) -> None:
+        self.waiting.clear()
+
+    stop = drop
+
+    def resume(self) -> None:
+        pass
+
+    finish = resume
+
+    def at_last(self, job: Any) -> None:
+        pass
+
+    def preview(self, jobs: Sequence[Any]) -> Iterator[str]:
+        yield from ()
 
 
 @pytest.fixture

@@ -4,60 +4,91 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cluster import local
-from cluster.local import Ended, Job, LocalBackend
+from cluster.backend import Ended, Job
+from cluster.local import LocalBackend
+from cluster.profile import Profile
+
+
+def backend_of(slots: int, folder: Path) -> LocalBackend:
+    return LocalBackend(Profile(backend="local", concurrency=slots), folder)
 
 
 def job(folder: Path, code: str, name: str = "a") -> Job:
-    return Job(name, [sys.executable, "-S", "-c", code], folder / "logs" / f"{name}.log")
+    return Job(name, ["-S", "-c", code], folder / "logs" / f"{name}.log")
 
 
 def wait(backend: LocalBackend) -> list[Ended]:
     ended: list[Ended] = []
     deadline = time.monotonic() + 20
-    while backend.busy and time.monotonic() < deadline:
+    while backend.live() and time.monotonic() < deadline:
         ended += backend.poll()
         time.sleep(0.01)
     return ended
 
 
 def test_output_goes_to_the_log_and_the_code_comes_back(tmp_path: Path) -> None:
-    backend = LocalBackend(1)
-    code = "import sys; print('out'); sys.exit('err')"
-    assert backend.start(job(tmp_path, code))
+    backend = backend_of(1, tmp_path)
+    assert backend.submit([job(tmp_path, "import sys; print('out'); sys.exit('err')")]) == []
     assert [e.code for e in wait(backend)] == [1]
     assert (tmp_path / "logs" / "a.log").read_text().split() == ["out", "err"]
 
 
 def test_a_signal_is_a_negative_code(tmp_path: Path) -> None:
-    backend = LocalBackend(1)
-    backend.start(job(tmp_path, "import os; os.kill(os.getpid(), 9)"))
+    backend = backend_of(1, tmp_path)
+    backend.submit([job(tmp_path, "import os; os.kill(os.getpid(), 9)")])
     assert [e.code for e in wait(backend)] == [-9]
 
 
+LOGGED = (
+    "import time, sys; print(time.time()); sys.stdout.flush(); time.sleep(0.3); print(time.time())"
+)
+
+
+def spans(folder: Path, names: str) -> list[tuple[float, ...]]:
+    logs = [(folder / "logs" / f"{n}.log").read_text() for n in names]
+    return sorted(tuple(map(float, log.split())) for log in logs)
+
+
 def test_no_more_than_its_number_run_at_once(tmp_path: Path) -> None:
-    backend = LocalBackend(2)
-    jobs = [job(tmp_path, "import time; time.sleep(0.3)", str(i)) for i in range(3)]
-    assert [backend.start(j) for j in jobs] == [True, True, False]
-    assert {e.job.name for e in wait(backend)} == {"0", "1"}
-    assert backend.start(jobs[2])
+    backend = backend_of(2, tmp_path)
+    backend.submit([job(tmp_path, LOGGED, name) for name in "abc"])
+    assert {e.job.name for e in wait(backend)} == set("abc")
+    first, second, third = spans(tmp_path, "abc")
+    assert third[0] >= min(first[1], second[1])
+
+
+def test_a_job_starts_after_those_it_needs_and_others_meanwhile(tmp_path: Path) -> None:
+    backend = backend_of(2, tmp_path)
+    slow = job(tmp_path, LOGGED + "; sys.exit(3)", "a")  # however it ends
+    backend.submit(
+        [slow, replace(job(tmp_path, LOGGED, "b"), after=["a"]), job(tmp_path, LOGGED, "c")]
+    )
     wait(backend)
+    a, b, c = (spans(tmp_path, name)[0] for name in "abc")
+    assert b[0] >= a[1]
+    assert c[0] < a[1]
 
 
-def test_a_job_gets_its_variables_and_its_share_of_cores(
+def test_a_job_gets_its_variables_and_its_share_of_cores_and_no_tokens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "cores", lambda: 6)
-    backend = LocalBackend(2)
-    code = "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['MINE'])"
-    started = job(tmp_path, code)
-    backend.start(Job("a", started.command, started.log, {"MINE": "yes"}))
+    for name in ("HF_TOKEN", "WANDB_API_KEY", "SLURM_JOB_ID"):
+        monkeypatch.setenv(name, "secret")
+    backend = backend_of(2, tmp_path)
+    code = "import os; print(os.environ)"
+    backend.submit([replace(job(tmp_path, code), env={"MINE": "yes"})])
     wait(backend)
-    assert started.log.read_text() == "3 yes\n"
+    said = (tmp_path / "logs" / "a.log").read_text()
+    assert "'OMP_NUM_THREADS': '3'" in said
+    assert "'MINE': 'yes'" in said
+    assert "secret" not in said
 
 
 def test_jobs_take_turns_on_the_gpus_that_are_visible(
@@ -65,28 +96,36 @@ def test_jobs_take_turns_on_the_gpus_that_are_visible(
 ) -> None:
     monkeypatch.setattr(local, "gpu_count", lambda: 4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    backend = LocalBackend(2)
-    jobs = [job(tmp_path, "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])", n) for n in "ab"]
-    assert all(backend.start(j) for j in jobs)
+    backend = backend_of(2, tmp_path)
+    code = "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(0.2)"
+    backend.submit([job(tmp_path, code, n) for n in "ab"])
     wait(backend)
-    assert [j.log.read_text().strip() for j in jobs] == ["5", "7"]
+    assert [(tmp_path / "logs" / f"{n}.log").read_text().strip() for n in "ab"] == ["5", "7"]
 
 
 def test_stopping_interrupts_and_then_kills(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "STOP_SECONDS", 0.5)
-    backend = LocalBackend(2)
+    backend = backend_of(2, tmp_path)
     sleep = "print(1, flush=True)\nimport time\ntry: time.sleep(60)\n"
     deaf = "import signal; signal.signal(2, signal.SIG_IGN)\n" + sleep + "finally: pass"
     gentle = sleep + "except KeyboardInterrupt: print('kept')"
     jobs = [job(tmp_path, deaf, "deaf"), job(tmp_path, gentle, "gentle")]
-    for each in jobs:
-        backend.start(each)
-    while not all(j.log.read_text() for j in jobs):
+    backend.submit([*jobs, job(tmp_path, "print('never')", "waiting")])
+    while not all(j.log.exists() and j.log.read_text() for j in jobs):
         time.sleep(0.01)
     started = time.monotonic()
     backend.stop()
     assert time.monotonic() - started < 5
-    assert not backend.busy
+    assert not backend.live()
     assert "kept" in jobs[1].log.read_text()
+    assert not (tmp_path / "logs" / "waiting.log").exists()
+
+
+def test_a_preview_is_the_very_command(tmp_path: Path) -> None:
+    (line,) = backend_of(1, tmp_path).preview(
+        [replace(job(tmp_path, "print(1)"), env={"A": "b c"})]
+    )
+    assert line.endswith(f"'A=b c' {sys.executable} -S -c 'print(1)'")
+    assert list(tmp_path.iterdir()) == []

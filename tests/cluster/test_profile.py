@@ -93,3 +93,12 @@ def test_variables_of_paths_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> No
     assert profile.expand("$SITE/x") == "/fast/x"
     with pytest.raises(InputError, match="not set"):
         profile.expand("$NOT_SET_ANYWHERE/x")
+
+
+def test_without_a_name_it_is_slurm_where_jobs_can_be_submitted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/sbatch")
+    assert profile.default_name() == "slurm"
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    assert profile.default_name() == "local"

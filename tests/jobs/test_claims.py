@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import socket
 import threading
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ def gone() -> int:
     return process.pid
 
 
-def write_claim(path: Path, pid: int, host: str = socket.gethostname()) -> None:
+def write_claim(path: Path, pid: int, host: str = claims._host()) -> None:
     path.write_text(json.dumps({"host": host, "pid": pid, "nonce": "x"}))
 
 

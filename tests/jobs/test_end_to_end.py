@@ -228,6 +228,7 @@ class TestRelaunch:
 
 def start(grid: Path, out: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "jobs.launch", str(grid), "--out", str(out)]
+    command += ["--cluster", "local"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
 
