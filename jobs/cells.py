@@ -169,6 +169,8 @@ def expand(grid: Grid) -> tuple[list[Cell], int, list[Problem]]:
                 problems[Problem((*place, "sparsity"), message)] = None
             cells[cell] = None
     problems |= {p: None for n in sorted(idle) if (p := _idle_rule(grid, n)) is not None}
+    if not products and not problems:
+        problems[Problem(("exclude",), "leaves no cell; drop a rule, or list more cells")] = None
     order = sorted(cells, key=lambda c: (c.recipe.name != DENSE, -1 if c.seed is None else c.seed))
     return order, products, list(problems)
 

@@ -217,10 +217,10 @@ class Grid(Strict):
     @field_validator("name")
     @classmethod
     def _folder_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name) or name == "artefacts":
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{,99}", name) or name == "artefacts":
             raise ValueError(
-                f"{name!r} cannot name a run; use letters, digits, '.', '_' and '-' (it names a "
-                "folder; 'artefacts' is taken)"
+                f"{name!r} cannot name a run; use at most 100 letters, digits, '.', '_' and '-' "
+                "(it names a folder; 'artefacts' is taken)"
             )
         return name
 
@@ -306,6 +306,20 @@ def name_problems(grid: Grid) -> Iterator[Problem]:
                 ("evaluate", "perplexity", i),
                 f"unknown text {name!r}; " + choices(name, sorted({*texts, *names})),
             )
+
+    yield from _primary(grid)
+
+
+def _primary(grid: Grid) -> Iterator[Problem]:
+    """A comparison by a figure that the grid does not measure."""
+    scores = [task.name for task in grid.evaluate.tasks]
+    figures = ["mean_accuracy", *scores, *(f"ppl_{name}" for name in grid.evaluate.perplexity)]
+    primary = grid.compare.primary.removesuffix("_corpus")
+    if "primary" in grid.compare.model_fields_set and primary not in figures:
+        yield Problem(
+            ("compare", "primary"),
+            f"{grid.compare.primary!r} is not measured here; " + choices(primary, figures),
+        )
 
 
 def _check_block(grid: Grid, block: Block, at: Place, names: list[str]) -> Iterator[Problem]:

@@ -5,20 +5,18 @@ Nothing here imports torch or fetches anything, except `fetch_missing`.
 
 from __future__ import annotations
 
-import json
 import re
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, Field
 
 from calib import sources
 from calib.spec import DatasetSpec, Strict
 from cluster.yamlfile import Place, Problem, choices
+from jobs import modelfiles
 from jobs.cells import Cell, digest
 from jobs.demo.text import find as find_demo
 from jobs.files import Fingerprints, read_json
@@ -155,11 +153,8 @@ class _Finder:
         except FileNotFoundError as error:
             self.inputs.problems.append(Problem(place, str(error)))
             return ModelInput()
-        if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-            message = f"{folder} is no model folder: it needs config.json and *.safetensors"
-            if any(folder.glob("*.bin")):
-                message += " (pickled *.bin weights are not read; convert them to safetensors)"
-            self.inputs.problems.append(Problem(place, message))
+        if (wrong := modelfiles.defect(folder)) is not None:
+            self.inputs.problems.append(Problem(place, wrong))
             return ModelInput()
         paths = sorted({p for pattern in SCIENCE_FILES for p in folder.glob(pattern)})
         content = digest([(p.name, self.fingerprints.of(p)) for p in paths])
@@ -292,10 +287,7 @@ def _matrix_widths(folder: Path, skip: Iterable[str]) -> dict[str, int]:
     inputs = 0 if read_json(folder / "config.json").get("model_type") in TRANSPOSED else 1
     widths: dict[str, int] = {}
     for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header: dict[str, Any] = json.loads(file.read(length))
-        for name, entry in header.items():
+        for name, entry in modelfiles.header(path).items():
             inside = re.search(r"\.\d+\.(.+)\.weight$", name)  # after the number of the block
             if inside and len(entry["shape"]) == 2:
                 widths[inside[1]] = entry["shape"][inputs]

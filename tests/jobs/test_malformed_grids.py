@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,8 +59,11 @@ MISTAKES: list[tuple[str, str, str | None, list[str]]] = [
     ("keep: none", "exclude: [{prunner: wanda}]", None, ["prunner", "'pruner'"]),
     ("keep: none", "exclude: [{pruner: wanda, sparsity: 0.6}]", None, ["no combination", "0.5"]),
     ("keep: none", "exclude: [{pruner: wandaa}]", None, ["magnitude, wanda"]),
+    ("keep: none", "exclude: [{sparsity: 0.5}]", None, ["leaves no cell"]),
+    ("keep: none", "compare: {primary: ppl_city}", None, ["'ppl_city'", "ppl_farm"]),
     ("reference: farm", "reference: {other: farm}", None, ["other", "unknown model"]),
     ("reference: farm", "reference: barn", None, ["'barn'"]),
+    ("name: tiny", "name: " + "a" * 101, None, ["at most 100"]),
     ("name: tiny", "name: a/b", None, ["'a/b'", "folder"]),
     ("name: tiny", "name: tiny\nname: again", None, ["duplicate key"]),
     ("name: tiny", "name: [", "", ["not readable as YAML"]),
@@ -141,6 +145,34 @@ def test_a_missing_file_and_pickled_weights_are_refused(
     (pickled / "pytorch_model.bin").write_bytes(b"")
     assert launch.main([str(write_grid({str(tiny_model): str(pickled)})), "--dry-run"]) == 2
     assert "safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("config.json", b"{nope", "cannot be read"),
+        ("config.json", b'{"model_type": "lama"}', "'lama'"),
+        ("model.safetensors", None, "damaged"),
+        ("tokenizer.json", b"", "no tokenizer"),
+    ],
+)
+def test_a_damaged_model_is_refused(
+    write_grid: Callable[..., Path],
+    tiny_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    file: str,
+    content: bytes | None,
+    said: str,
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tiny_model, damaged)
+    if file == "tokenizer.json":
+        (damaged / file).unlink()
+    else:
+        (damaged / file).write_bytes(content or (damaged / file).read_bytes()[:-1])
+    assert launch.main([str(write_grid({str(tiny_model): str(damaged)})), "--dry-run"]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_two_to_four_stays_two_to_four(write_grid: Callable[..., Path]) -> None:
