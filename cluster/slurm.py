@@ -51,7 +51,7 @@ class SlurmBackend:
         self.profile = profile
         self.name = f"calgrid-{run.name}"
         self.folder = run / "slurm"
-        self.note = ""
+        self.note = self._warning = ""
         self.arrays = Array.all_in(self.folder)
         self._largest_array = profile.max_array_size
         self._refused: list[Ended] = []
@@ -204,8 +204,13 @@ class SlurmBackend:
         before = [a.id for a in self.arrays]
         try:
             submit(array, self.profile, f"{self.name}-collect", before)
-        except (AwayError, FullError, RefusedError):
+        except (AwayError, FullError):
             array.discard()  # `poll` tries again
+        except RefusedError as error:
+            array.discard()
+            self._last = None
+            self._warning = f"Slurm refuses the job that collects at last ({error})"
+            self.note = self._warning
         else:
             self._last = None
 
@@ -270,7 +275,7 @@ class SlurmBackend:
         entries = {  # a controller that lost its memory gives the id of one job to another
             job: e for job, e in entries.items() if e.comment == tokens.get(job.partition("_")[0])
         }
-        self.note = squeue.stuck(entries)
+        self.note = "; ".join(filter(None, [self._warning, squeue.stuck(entries)]))
         now = time.monotonic()
         gone: list[tuple[Array, int]] = []
         for array in self.arrays:

@@ -225,14 +225,15 @@ class RunFolder:
     def done_cells(self, plan: Plan) -> set[str]:
         """The cells that `is_done` says yes to, of thousands, by listing folders."""
         pruned = {name[:-5] for name in _names(self.path / "cells") if name.endswith(".json")}
-        measured = set(_names(self.path / "evaluations"))
+        folder = self.path / "evaluations"
+        measured = set(_names(folder))
         wanted = {m: plan.evaluations(m) for m in {c["model"] for c in plan.cells.values()}}
         done = set()
         for key, cell in plan.cells.items():
             needed = wanted[cell["model"]]
             if key not in pruned or (needed and key not in measured):
                 continue
-            have = set(_names(self.path / "evaluations" / key)) if needed else set()
+            have = set(_names(f"{folder}/{key}")) if needed else set()
             if all(f"{e.key(key)}.json" in have for e in needed):
                 done.add(key)
         return done
@@ -271,7 +272,7 @@ class RunFolder:
                 partial.unlink()
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: Path | str) -> list[str]:
     """What lies in a folder; nothing where there is none."""
     try:
         return os.listdir(folder)  # noqa: PTH208  (names are all that is needed, of thousands)

@@ -15,7 +15,7 @@ from jobs.share import Shared, shared_by
 ROOT = Path(__file__).parent.parent
 """The folder of this code; what jobs import."""
 
-COLLECT_MEMORY_GB, COLLECT_MINUTES = 8, 60
+COLLECT_MEMORY_GB, COLLECT_MINUTES = 4, 60
 
 
 def jobs_for(
@@ -60,7 +60,8 @@ def batches_of(keys: Sequence[str], most: int, slots: int | None) -> list[Sequen
 
 def collect_job(run: RunFolder, plan: Plan) -> Job:
     """The job that settles and collects a run when its cells are over."""
-    return _job(run, plan, "collect", ("jobs.settle",), COLLECT_MEMORY_GB, gpus=0)
+    memory = min(COLLECT_MEMORY_GB, plan.resources.mem_gb)
+    return _job(run, plan, "collect", ("jobs.settle",), memory, gpus=0)
 
 
 def cells_of(job: Job) -> list[str]:
