@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import shlex
 import subprocess
 import time
 from collections import Counter
@@ -352,9 +353,16 @@ class SlurmBackend:
         """The scripts that `sbatch` would be given."""
         if self._largest_array is None:
             self._largest_array = 1001
+        arrays: dict[str, str] = {}
         for number, chunk in enumerate(self._chunks(jobs), 1):
-            yield f"# array {number}: {len(chunk):,} jobs"
-            yield script(self.folder / f"ARRAY-{number}", chunk, self.profile, self.name)
+            array = f"ARRAY-{number}"
+            after = sorted({arrays[n] for job in chunk for n in job.after if n in arrays})
+            if self.profile.concurrency is not None and number > 1:
+                after = sorted({*after, f"ARRAY-{number - 1}"})
+            arrays |= dict.fromkeys((job.name for job in chunk), array)
+            first = shlex.join(["python", *chunk[0].command])
+            yield f"# {array}: {len(chunk):,} jobs; the first: {first}"
+            yield script(self.folder / array, chunk, self.profile, self.name, after)
 
 
 def _run(*command: str) -> None:

@@ -87,9 +87,12 @@ def adopt(array: Array, slurm_id: str) -> None:
         submission.dump(JobPaths(array.folder, array.element(index)).submitted_pickle)
 
 
-def script(folder: Path, jobs: Sequence[Job], profile: Profile, name: str) -> str:
+def script(
+    folder: Path, jobs: Sequence[Job], profile: Profile, name: str, after: Sequence[str]
+) -> str:
     """The script that `submit` would give to `sbatch`."""
-    return _executor(folder, jobs, profile, name, f"calgrid {folder.name}", ()).script(len(jobs))
+    executor = _executor(folder, jobs, profile, name, f"calgrid {folder.name}", after)
+    return executor.script(len(jobs))
 
 
 def _executor(
