@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import shutil
 import signal
 import sys
 import threading
@@ -142,6 +143,7 @@ def run_cell(run: RunFolder, plan: Plan, key: str, beat: Heartbeat) -> None:
         model = prune_and_record(stages, key, cell, beat)
     for evaluation in run.missing_evaluations(plan, key):
         evaluate_and_record(stages, key, cell, model, evaluation, beat)
+    shutil.rmtree(run.checkpoints(key), ignore_errors=True)
     del model
     free_memory()
 
@@ -203,6 +205,7 @@ def quiet_libraries(plan: Plan, run: RunFolder) -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_CACHE", str(run.artefacts / "datasets-cache"))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRITON_CACHE_DIR", str(run.artefacts / "kernels"))
     if plan.inputs.mirror is not None:
         os.environ["HF_HUB_OFFLINE"] = "1"
 

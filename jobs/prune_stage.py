@@ -24,8 +24,11 @@ from jobs.scorer import window_losses
 from jobs.stages import Stages
 from prune.loop import PruneReport, PruningOptions, prune_model
 from prune.model.blocks import decoder_blocks, prunable_linears
+from prune.model.load import load_streamed
+from prune.model.weights import BlockWeights
 from prune.pattern import Pattern
 from prune.recipe import DENSE
+from prune.sample import pack_bits, unpack_bits
 
 
 def prune_and_record(stages: Stages, key: str, cell: Cell, beat: Heartbeat) -> PreTrainedModel:
@@ -40,31 +43,43 @@ def prune_and_record(stages: Stages, key: str, cell: Cell, beat: Heartbeat) -> P
         calibration_key, calibration = stages.calibration(cell.draw, cell.model)
         found = stages.similarity(cell.draw.dataset, cell.model, cell.draw.seqlen)
         similarity = None if found is None else {k: vars(v) for k, v in found.items()}
-    model = stages.load(cell.model)
+    beat("load")
+    model, weights = load_streamed(stages.folder(cell.model), stages.plan.dtype)
+    if cell.recipe.name == DENSE or "perplexity" in stages.plan.similarity.measures:
+        weights.settle()
     if similarity is not None and "perplexity" in stages.plan.similarity.measures:
         assert calibration is not None
         beat("similarity")
         similarity["perplexity"] = _calibration_perplexity(model, calibration)
     started = time.monotonic()
-    report = _prune(stages, cell, model, calibration, beat)
+    report, peak = _prune(stages, key, cell, model, weights, calibration, beat)
     seconds = time.monotonic() - started
+    beat("load")
+    weights.settle()
     _keep(stages, key, cell, model, beat)
     beat.stop()
     if not stages.run.record(key).is_file():
-        _write(stages, key, cell, report, seconds, beat, calibration_key, similarity)
+        _write(stages, key, cell, report, seconds, peak, beat, calibration_key, similarity)
     return model
 
 
 def _prune(
     stages: Stages,
+    key: str,
     cell: Cell,
     model: PreTrainedModel,
+    weights: BlockWeights,
     calibration: CalibrationSet | None,
     beat: Heartbeat,
-) -> PruneReport:
+) -> tuple[PruneReport, int]:
+    """Prune the model; what that did, and the most memory it took."""
+    from jobs.cell import peak_memory_bytes
+
     beat("prune")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     ids = None if calibration is None else torch.from_numpy(calibration.input_ids).long()
-    return prune_model(
+    report = prune_model(
         model,
         cell.recipe,
         cell.sparsity,
@@ -74,7 +89,13 @@ def _prune(
         options=pruning_options(stages),
         progress=lambda block, blocks: beat("prune", block, blocks),
         heldout_ids=stages.heldout(cell.model),
+        weights=weights,
+        checkpoints=stages.run.checkpoints(key),
     )
+    if report.resumed_blocks:
+        done, blocks = report.resumed_blocks, len(report.block_sparsities)
+        print(f"cell {key}: went on after block {done} of {blocks}", flush=True)
+    return report, peak_memory_bytes()
 
 
 def pruning_options(stages: Stages) -> PruningOptions:
@@ -100,12 +121,11 @@ def _write(
     cell: Cell,
     report: PruneReport,
     seconds: float,
+    peak: int,
     beat: Heartbeat,
     calibration_key: str | None,
     similarity: dict[str, Any] | None,
 ) -> None:
-    from jobs.cell import peak_memory_bytes
-
     plan = stages.plan
     record = {
         "cell": key,
@@ -120,10 +140,13 @@ def _write(
         "block_heldout_errors": report.block_heldout_errors,
         "block_sparsities": report.block_sparsities,
         "refinements": report.refinements,
+        "error_tokens": report.error_tokens,
+        "block_error_tokens": report.block_error_tokens,
+        "resumed_blocks": report.resumed_blocks,
         "stages": beat.seconds,
         "prune_seconds": seconds,
         "gpu_seconds": sum(beat.seconds.values()) if torch.cuda.is_available() else None,
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": peak,
         "attempt": len(stages.run.failures(key)) + 1,
         "time": time.time(),
         "log": os.environ.get("CALGRID_LOG"),
@@ -140,6 +163,7 @@ def _write(
             "error": x.error,
             "heldout_error": x.heldout_error,
             "notes": json.dumps(x.notes) if x.notes else None,
+            "mask_sample": x.mask_sample,
         }
         for x in report.linears
     ]
@@ -161,7 +185,7 @@ def _keep(stages: Stages, key: str, cell: Cell, model: PreTrainedModel, beat: He
         stages.tokenizer(cell.model).save_pretrained(folder)
 
     def save_masks(folder: Path) -> None:
-        masks = {name: pack_bits(weight == 0) for name, weight in _weights(stages, model)}
+        masks = {name: pack_bits(weight == 0).cpu() for name, weight in _weights(stages, model)}
         save_file(masks, folder / "masks.safetensors")
 
     if keep == "models":
@@ -181,19 +205,6 @@ def _weights(stages: Stages, model: PreTrainedModel) -> list[tuple[str, torch.Te
     ]
 
 
-def pack_bits(mask: torch.Tensor) -> torch.Tensor:
-    """A bool mask as uint8, eight weights a byte, the first in the lowest bit."""
-    flat = torch.nn.functional.pad(mask.flatten().cpu(), (0, -mask.numel() % 8))
-    powers = 2 ** torch.arange(8, dtype=torch.uint8)
-    return (flat.view(-1, 8).to(torch.uint8) * powers).sum(1, dtype=torch.uint8)
-
-
-def unpack_bits(packed: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """What `pack_bits` packed."""
-    bits = (packed[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
-    return bits.flatten()[: shape.numel()].bool().view(shape)
-
-
 def kept_model(stages: Stages, key: str) -> PreTrainedModel | None:
     """The pruned model of a recorded cell, from what was kept; None where nothing was."""
     from prune.model.load import load_model
@@ -204,8 +215,7 @@ def kept_model(stages: Stages, key: str) -> PreTrainedModel | None:
     if stages.run.model(key).is_dir():
         stages.progress("load", 0, 0)
         return load_model(stages.run.model(key), stages.plan.dtype)
-    updates = any(getattr(part, "updates_weights", True) for part in cell.recipe.parts)
-    if stages.run.masks(key).is_dir() and not updates:
+    if stages.run.masks(key).is_dir() and not cell.recipe.updates_weights:
         model = stages.load(cell.model)
         masks = load_file(stages.run.masks(key) / "masks.safetensors")
         for name, weight in _weights(stages, model):

@@ -31,6 +31,7 @@ LINEARS = pyarrow.schema(
         ("error", pyarrow.float64()),
         ("heldout_error", pyarrow.float64()),
         ("notes", pyarrow.string()),
+        ("mask_sample", pyarrow.binary()),
     ]
 )
 OUTCOMES = pyarrow.schema(

@@ -160,6 +160,10 @@ class RunFolder:
         """The folder of kept masks."""
         return self.path / "masks" / cell
 
+    def checkpoints(self, cell: str) -> Path:
+        """The folder of the finished blocks of a cell that is being pruned."""
+        return self.path / "checkpoints" / cell
+
     def claim(self, cell: str) -> Path:
         """Says which process works on a cell."""
         return self.claims / cell

@@ -106,7 +106,7 @@ class DSnoT(Pruner):
             expected, variance = inputs.window_sum, inputs.within_variance
             if target.pattern.m:
                 scores = start
-        contribution = weight.double() * expected
+        contribution = weight.to(inputs.dtype) * expected
         gain = contribution / variance**self.variance_power  # 0 / 0 is NaN, which is never chosen
         strict = self.variant == "released" and bool(target.pattern.m)
         swaps = _Swaps(contribution, gain, scores, target.pattern.m or weight.shape[1], strict)
@@ -115,11 +115,11 @@ class DSnoT(Pruner):
         return pruned(weight, mask)
 
     def _released_saliency(self, weight: Tensor, inputs: InputStatistics) -> Tensor:
-        """What the released code ranks for its starting mask, float64 [rows, columns]."""
+        """What the released code ranks for its starting mask, [rows, columns]."""
         if self.initial == "wanda":
             return wanda_saliency(weight, inputs)
         if self.initial == "magnitude":
-            return weight.abs().double()
+            return weight.abs().to(inputs.dtype)
         return sparsegpt_saliency(weight, inverse_factor(inputs, SparseGPT().dampening))
 
 

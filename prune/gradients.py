@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prune.model.blocks import BlockInputs, Linear, record_block_inputs, replaced_forwards
+from prune.model.weights import BlockWeights
 
 TOKENS_AT_ONCE = 65536
 """Tokens whose inputs of every block are kept together; more means fewer trips to the CPU."""
@@ -17,7 +18,7 @@ TOKENS_AT_ONCE = 65536
 
 def gradient_norms(
     model: PreTrainedModel,
-    blocks: nn.ModuleList,
+    weights: BlockWeights,
     linears: Sequence[Sequence[Linear]],
     input_ids: Tensor,
 ) -> list[dict[int, Tensor]]:
@@ -30,7 +31,7 @@ def gradient_norms(
 
     Args:
         model: in evaluation mode, and dense.
-        blocks: its decoder blocks.
+        weights: what brings its blocks.
         linears: those of each block whose gradients are wanted.
         input_ids: the calibration set, [size, seqlen].
 
@@ -40,16 +41,16 @@ def gradient_norms(
     Raises:
         ValueError: a gradient is NaN or infinite; block and linear are named.
     """
+    blocks = weights.blocks
     totals: list[dict[int, Tensor]] = [{} for _ in blocks]
     for ids in input_ids.split(max(1, TOKENS_AT_ONCE // input_ids.shape[1])):
-        inputs = record_block_inputs(model, blocks, ids, batch=1)
-        depth = _forward(inputs, blocks)
+        inputs = record_block_inputs(model, weights, ids, batch=1)
+        depth = _forward(inputs, weights)
         slopes = _tail_slopes(model, blocks, inputs, ids, depth.pop())
         for index in reversed(range(len(blocks))):
             hidden = depth.pop()
-            squares, slopes = _backward(
-                inputs, index, blocks[index], linears[index], hidden, slopes
-            )
+            with weights.here(index, then=index - 1 if index else None) as block:
+                squares, slopes = _backward(inputs, index, block, linears[index], hidden, slopes)
             for module, square in squares.items():
                 total = totals[index].get(module)
                 part = square.cpu()
@@ -58,12 +59,13 @@ def gradient_norms(
     return [{module: x.sqrt_() for module, x in total.items()} for total in totals]
 
 
-def _forward(inputs: BlockInputs, blocks: nn.ModuleList) -> list[Tensor]:
+def _forward(inputs: BlockInputs, weights: BlockWeights) -> list[Tensor]:
     """Inputs of every block and the outputs of the last, each [windows, seqlen, width]."""
     hidden = [inputs.hidden]
     with torch.no_grad():
-        for index, block in enumerate(blocks):
-            hidden.append(torch.cat([x for _, x in inputs.run(index, block, hidden[-1])]))
+        for index in range(len(weights.blocks)):
+            with weights.here(index, then=index + 1) as block:
+                hidden.append(torch.cat([x for _, x in inputs.run(index, block, hidden[-1])]))
     return hidden
 
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from prune.errors import relative_error
+from prune.allocation import Allocation
+from prune.checkpoint import Checkpoint
 from prune.gradients import gradient_norms
+from prune.measure import linear_reports, zeros
 from prune.model.blocks import Linear, decoder_blocks, prunable_linears
+from prune.model.weights import BlockWeights
 from prune.pattern import Pattern, Target
 from prune.pruner import Pruned, Pruner
 from prune.recipe import Recipe
 from prune.refiner import PrunedBlock, Refiner
-from prune.report import LinearReport, PruneReport
+from prune.report import BlockReport, PruneReport
 from prune.statistics import InputStatistics
 from prune.stream import Seen, Stream
 
@@ -51,6 +55,8 @@ def prune_model(
     options: PruningOptions = PruningOptions(),
     progress: Callable[[int, int], None] = lambda block, blocks: None,
     heldout_ids: Tensor | None = None,
+    weights: BlockWeights | None = None,
+    checkpoints: Path | None = None,
 ) -> PruneReport:
     """Prune `model` in place.
 
@@ -64,24 +70,40 @@ def prune_model(
         options: see `PruningOptions`.
         progress: called with (blocks done, blocks) before each block and at the end.
         heldout_ids: windows on which errors are measured too, [any, seqlen]; no method sees them.
+        weights: what brings the blocks of `model`, where they are not all there.
+        checkpoints: a folder of this pruning alone, where finished blocks are stored and found.
 
     Raises:
         ValueError: the model has weights that cannot be pruned, a width that M does not divide,
             or activations that are NaN or infinite; the message names block and linear.
     """
     report = PruneReport()
+    blocks = decoder_blocks(model)
+    weights = weights or BlockWeights(blocks)
     with torch.no_grad(), full_precision():
-        if recipe.pruner is not None:
+        if recipe.pruner is None:
+            for index in range(len(blocks)):
+                with weights.here(index, then=index + 1) as block:
+                    report.zeros += zeros(block.parameters())
+        else:
+            checkpoint = None
+            if checkpoints is not None:
+                checkpoint = Checkpoint(checkpoints, masks_alone=not recipe.updates_weights)
+            target = Target(sparsity, pattern)
             loop = _Loop.start(
-                model, recipe, Target(sparsity, pattern), input_ids, seed, options, heldout_ids
+                model, weights, recipe, target, input_ids, seed, options, heldout_ids, checkpoint
             )
-            for index in range(len(loop.blocks)):
-                progress(index, len(loop.blocks))
-                loop.prune_block(index, recipe.pruner, report)
-            progress(len(loop.blocks), len(loop.blocks))
-        weights = list(model.parameters())
-        report.weights = sum(w.numel() for w in weights)
-        report.zeros = sum(int((w == 0).sum()) for w in weights)
+            for index in range(len(blocks)):
+                progress(index, len(blocks))
+                report.add(loop.next_block(index, recipe.pruner))
+            if checkpoint is not None:
+                checkpoint.finish(weights)
+                report.resumed_blocks = checkpoint.done
+            progress(len(blocks), len(blocks))
+            loop.describe(report)
+        inside = {id(w) for w in blocks.parameters()}
+        report.weights = sum(w.numel() for w in model.parameters())
+        report.zeros += zeros(w for w in model.parameters() if id(w) not in inside)
     return report
 
 
@@ -103,7 +125,7 @@ def full_precision() -> Iterator[None]:
 class _Loop:
     """What the blocks of one model are pruned with."""
 
-    blocks: nn.ModuleList
+    weights: BlockWeights
     linears: list[list[Linear]]
     refiner: Refiner | None
     targets: list[Target]
@@ -112,71 +134,124 @@ class _Loop:
     calibration: Stream | None
     heldout: Stream | None
     gradients: list[dict[int, Tensor]] | None
+    checkpoint: Checkpoint | None
 
     @classmethod
     def start(
         cls,
         model: PreTrainedModel,
+        weights: BlockWeights,
         recipe: Recipe,
         target: Target,
         ids: Tensor | None,
         seed: int,
         options: PruningOptions,
         heldout_ids: Tensor | None,
+        checkpoint: Checkpoint | None,
     ) -> _Loop:
         """Check everything, then gather what is needed of the dense model as a whole."""
+        done = 0 if checkpoint is None else checkpoint.done
+        left = len(weights.blocks) > done  # else nothing has to go through the blocks
         recipe.check(target)
-        blocks = decoder_blocks(model)
-        linears = prunable_linears(blocks, options.skip, options.fused)
+        linears = prunable_linears(weights.blocks, options.skip, options.fused)
         _check_widths(linears, target.pattern)
-        calibration = gradients = None
+        calibration = heldout = gradients = None
+        whole = options.propagate == "dense" or recipe.refiner is not None
         if recipe.needs_data:
             if ids is None:
                 raise ValueError("this recipe needs calibration data, and none was given")
-            if recipe.pruner is not None and "gradient" in recipe.pruner.needs:
-                gradients = gradient_norms(model, blocks, linears, ids)
+            if left and recipe.pruner is not None and "gradient" in recipe.pruner.needs:
+                gradients = gradient_norms(model, weights, linears, ids)
             also = recipe.refiner.batch_lengths(len(ids)) if recipe.refiner else ()
-            calibration = Stream.start(model, blocks, ids, also)
-        heldout = None if heldout_ids is None else Stream.start(model, blocks, heldout_ids)
-        targets = _targets(recipe, target, blocks, linears, calibration)
+            calibration = Stream.start(model, weights, ids, also, whole) if left else None
+        if left and heldout_ids is not None:
+            heldout = Stream.aside(model, weights, heldout_ids, whole)
+        targets = [target] * len(weights.blocks)
+        if checkpoint is not None and checkpoint.targets is not None:
+            targets = [Target(sparsity, target.pattern) for sparsity in checkpoint.targets]
+        elif recipe.allocation is not None and calibration is not None:
+            targets = _allocated(recipe.allocation, target, weights, linears, calibration)
+        if checkpoint is not None:
+            checkpoint.targets = [x.sparsity for x in targets]
         return cls(
-            blocks, linears, recipe.refiner, targets, seed, options, calibration, heldout, gradients
+            weights,
+            linears,
+            recipe.refiner,
+            targets,
+            seed,
+            options,
+            calibration,
+            heldout,
+            gradients,
+            checkpoint,
         )
 
-    def prune_block(self, index: int, pruner: Pruner, report: PruneReport) -> None:
-        """Prune one block, refine it, measure what that changed, and move on."""
-        block, linears = self.blocks[index], self.linears[index]
+    def next_block(self, index: int, pruner: Pruner) -> BlockReport:
+        """Bring a block, prune it or take it as it was stored, move on, and let it go."""
+        checkpoint, linears = self.checkpoint, self.linears[index]
+        stored = checkpoint is not None and index < checkpoint.done
+        with self.weights.here(index, changed=True, then=index + 1):
+            report = self._restore(index) if stored else self._prune_block(index, pruner)
+        if checkpoint is not None and not stored:
+            checkpoint.add(index, linears, report, self.weights)
+        return report
+
+    def _restore(self, index: int) -> BlockReport:
+        """Take a block from the checkpoint, with all streams moving on as they did then."""
+        assert self.checkpoint is not None
+        block, linears = self.weights.blocks[index], self.linears[index]
+        streams = [x for x in (self.calibration, self.heldout) if x is not None]
+        if self.options.propagate == "dense":
+            for stream in streams:
+                stream.observe(index, block, linears)
+        report = self.checkpoint.restore(index, linears)
+        for stream in streams:
+            if self.options.propagate == "dense":
+                stream.skip()
+            else:
+                stream.advance(index, block, self.options.propagate, errors=False)
+        return report
+
+    def _prune_block(self, index: int, pruner: Pruner) -> BlockReport:
+        """Prune a block, refine it, measure what that changed, and move on."""
+        block, linears = self.weights.blocks[index], self.linears[index]
         seen, aside = self._observe(index, pruner.needs)
         dense = [linear.weight.clone() for linear in linears]
         results = [
             self._prune_linear(index, linear, pruner, seen.get(id(linear.module)))
             for linear in linears
         ]
+        for entry in seen.values():
+            entry.statistics.derived.clear()
+        refinement = None
         if self.refiner is not None and self.calibration is not None:
             masks = [result.mask for result in results]
-            report.refinements.append(
-                self._refine(index, self.refiner, self.calibration, masks, dense)
-            )
-        report.block_sparsities.append(float(self.targets[index].sparsity))
-        for linear, before, result in zip(linears, dense, results, strict=True):
-            rows, columns = before.shape
-            lost = int(result.mask.sum())
-            entry = LinearReport(index, linear.name, rows, columns, lost, result.notes)
-            entry.error = _error(linear, before, seen)
-            entry.heldout_error = _error(linear, before, aside)
-            report.linears.append(entry)
-        for stream, errors in (
-            (self.calibration, report.block_errors),
-            (self.heldout, report.block_heldout_errors),
-        ):
-            if stream is not None:
-                errors.append(stream.advance(index, block, self.options.propagate))
+            refinement = self._refine(index, self.refiner, self.calibration, masks, dense)
+        reports = linear_reports(index, linears, dense, results, seen, aside)
+        report = BlockReport(
+            float(self.targets[index].sparsity),
+            reports,
+            zeros(block.parameters()),
+            refinement=refinement,
+        )
+        del seen, aside, dense, results  # their memory is wanted
+        if self.calibration is not None:
+            report.error = self.calibration.advance(index, block, self.options.propagate)
+        if self.heldout is not None:
+            report.heldout_error = self.heldout.advance(index, block, self.options.propagate)
+        return report
+
+    def describe(self, report: PruneReport) -> None:
+        """Say how errors were measured."""
+        stream = self.calibration or self.heldout
+        if stream is not None:
+            report.error_tokens, report.block_error_tokens = stream.error_tokens
 
     def _observe(
         self, index: int, wanted: frozenset[str]
     ) -> tuple[dict[int, Seen], dict[int, Seen]]:
         """Run the dense block on the calibration set and on the held-out windows."""
-        block, linears = self.blocks[index], self.linears[index]
+        block, linears = self.weights.blocks[index], self.linears[index]
         seen: dict[int, Seen] = {}
         aside: dict[int, Seen] = {}
         if self.calibration is not None:
@@ -199,6 +274,7 @@ class _Loop:
         except ValueError as error:
             raise ValueError(f"block {index}, linear {linear.name}: {error}") from error
         linear.weight.copy_(result.weight)
+        result.weight = linear.weight  # once is enough
         return result
 
     def _refine(
@@ -210,9 +286,11 @@ class _Loop:
         dense: Sequence[Tensor],
     ) -> dict[str, float]:
         """Tune the survivors of a pruned block in place."""
+        if stream.device.type == "cuda":
+            torch.cuda.synchronize()  # activations on the host are read there
         return refiner.refine(
             PrunedBlock(
-                module=self.blocks[index],
+                module=self.weights.blocks[index],
                 index=index,
                 linears=self.linears[index],
                 masks=masks,
@@ -225,34 +303,27 @@ class _Loop:
         )
 
 
-def _targets(
-    recipe: Recipe,
+def _allocated(
+    allocation: Allocation,
     target: Target,
-    blocks: nn.ModuleList,
+    weights: BlockWeights,
     linears: Sequence[Sequence[Linear]],
-    calibration: Stream | None,
+    calibration: Stream,
 ) -> list[Target]:
-    """What each block must lose: the same, or what the allocation finds on the dense model."""
-    if recipe.allocation is None or calibration is None:
-        return [target] * len(blocks)
+    """What each block must lose, as the allocation finds on the dense model."""
     stream = calibration.fork()
     measures = []
-    for index, block in enumerate(blocks):
-        seen = stream.observe(index, block, linears[index], recipe.allocation.needs)
-        measures.append(
-            recipe.allocation.measure(
-                [(x.weight, seen[id(x.module)].statistics) for x in linears[index]]
+    for index in range(len(weights.blocks)):
+        with weights.here(index, then=index + 1) as block:
+            seen = stream.observe(index, block, linears[index], allocation.needs)
+            measures.append(
+                allocation.measure(
+                    [(x.weight, seen[id(x.module)].statistics) for x in linears[index]]
+                )
             )
-        )
         stream.skip()
-    sparsities = recipe.allocation.allocate(measures, target)
+    sparsities = allocation.allocate(measures, target)
     return [Target(sparsity, target.pattern) for sparsity in sparsities]
-
-
-def _error(linear: Linear, dense: Tensor, seen: Mapping[int, Seen]) -> float | None:
-    """Relative error of a linear on what was seen of its inputs; None where nothing was."""
-    found = seen.get(id(linear.module))
-    return relative_error(dense, linear.weight, found.full_gram) if found else None
 
 
 def _check_widths(blocks: Sequence[Sequence[Linear]], pattern: Pattern) -> None:

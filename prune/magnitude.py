@@ -22,4 +22,4 @@ class Magnitude(Pruner):
 
     def prune(self, weight: Tensor, inputs: InputStatistics, target: Target) -> Pruned:
         """See `Pruner.prune`."""
-        return pruned(weight, lowest(weight.abs().double(), target, group="matrix"))
+        return pruned(weight, lowest(weight.abs(), target, group="matrix"))

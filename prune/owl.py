@@ -46,10 +46,12 @@ class Owl(Allocation):
 
     def measure(self, linears: Sequence[tuple[Tensor, InputStatistics]]) -> Fraction:
         """The outlier ratio of a block, in percent; see `Allocation.measure`."""
+        import torch
+
         from prune.wanda import saliency
 
         size = sum(weight.numel() for weight, _ in linears)
-        mean = sum(float(saliency(*x).sum()) for x in linears) / size
+        mean = sum(float(saliency(*x).sum(dtype=torch.float64)) for x in linears) / size
         outliers = sum(int((saliency(*x) > self.m * mean).sum()) for x in linears)
         return Fraction(100 * outliers, size)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
+from prune.fused import fused
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -79,16 +81,32 @@ def lowest(saliency: Tensor, target: Target, group: Group = "row") -> Tensor:
     """
     if not bool(saliency.isfinite().all()):
         raise ValueError("saliency holds NaN or infinite values; look for them in the activations")
-    mask = saliency != saliency  # all False: finite values equal themselves
+    return lowest_unchecked(saliency, target, group)
+
+
+def lowest_unchecked(saliency: Tensor, target: Target, group: Group = "row") -> Tensor:
+    """What `lowest` does, for saliency that is known to be finite: a GPU is not waited for."""
     if target.pattern.m:
         mask = lowest_of_each_m(saliency, target.pattern)
+        if target.sparsity == target.pattern.least_sparsity:
+            return mask  # M divides the columns, so that is the count of every group
         saliency = saliency.masked_fill(mask, float("-inf"))  # already gone: first in every rank
     grouped = saliency if group == "row" else saliency.reshape(1, -1)
     count = target.count(grouped.shape[1])
-    if count:
-        order = grouped.sort(dim=1, stable=True).indices[:, :count]
-        mask.view(grouped.shape).scatter_(1, order, True)
-    return mask
+    if not count:  # then nothing is gone either
+        return saliency != saliency
+    return _lowest_of_rows(grouped, count).view(saliency.shape)
+
+
+def _lowest_of_rows(saliency: Tensor, count: int) -> Tensor:
+    """Mark the `count` lowest of every row, lowest index on ties; bool, same shape."""
+    if fused(saliency) and len(saliency) > 1:
+        from prune.kernels import LONGEST_ROW, lowest_rows
+
+        if saliency.shape[1] <= LONGEST_ROW:
+            return lowest_rows(saliency, count)
+    order = saliency.sort(dim=1, stable=True).indices[:, :count]
+    return (saliency != saliency).scatter_(1, order, True)
 
 
 def lowest_of_each_m(saliency: Tensor, pattern: Pattern) -> Tensor:
@@ -98,6 +116,10 @@ def lowest_of_each_m(saliency: Tensor, pattern: Pattern) -> Tensor:
         raise ValueError(
             f"pattern {pattern} needs a number of inputs that {pattern.m} divides, not {columns}"
         )
+    if fused(saliency):
+        from prune.kernels import lowest_of_each
+
+        return lowest_of_each(saliency, pattern.m - pattern.n, pattern.m)
     groups = saliency.reshape(-1, pattern.m)
     order = groups.sort(dim=1, stable=True).indices[:, : pattern.m - pattern.n]
     mask = groups != groups  # all False

@@ -31,8 +31,8 @@ class PrunerZero(Pruner):
         """See `Pruner.prune`."""
         if inputs.gradient is None:
             raise ValueError("the statistic 'gradient' was not gathered")
-        saliency = weight.double().square()
-        gradient = inputs.gradient.to(weight.device).double()
+        saliency = weight.to(inputs.dtype).square()
+        gradient = inputs.gradient.to(weight.device, inputs.dtype)
         least, most = gradient.min(), gradient.max()
         if most > least:
             saliency = saliency * ((gradient - least) / (most - least))

@@ -66,6 +66,12 @@ class Recipe:
         """Does any part depend on the seed, by its data or by drawing random numbers?"""
         return self.needs_data or any(part.random for part in self.parts)
 
+    @property
+    def updates_weights(self) -> bool:
+        """Do surviving weights change too, so that a mask alone does not restore the result?"""
+        refined = self.refiner is not None
+        return refined or (self.pruner is not None and self.pruner.updates_weights)
+
     def check(self, target: Target) -> None:
         """Refuse a target without meaning for this recipe.
 

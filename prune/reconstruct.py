@@ -100,7 +100,7 @@ def _step(
     rows = rows.to(block.inputs.device)
     with torch.enable_grad():
         output = block.calls.call(block.index, tuned, block.inputs[rows], dtype=torch.float32)
-        loss = (output - block.outputs[rows].float()).square().mean()
+        loss = (output - block.outputs[rows].to(output.device).float()).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
     optimizer.step()
@@ -125,7 +125,7 @@ def _loss(block: PrunedBlock) -> float:
 
     total = 0.0
     for part, output in block.calls.run(block.index, block.module, block.inputs):
-        wrong = output.float() - block.outputs[part].float()
+        wrong = output.float() - block.outputs[part].to(output.device).float()
         total += float(torch.linalg.vecdot(wrong, wrong).sum(dtype=torch.float64))
     return total / block.outputs.numel()
 

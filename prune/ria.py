@@ -36,7 +36,7 @@ class RIA(Pruner):
 
     def prune(self, weight: Tensor, inputs: InputStatistics, target: Target) -> Pruned:
         """See `Pruner.prune`."""
-        magnitude = weight.abs().double()
+        magnitude = weight.abs().to(inputs.dtype)
         relative = _share(magnitude, 0) + _share(magnitude, 1)
         return pruned(weight, lowest(relative * inputs.norm**self.a, target, group="matrix"))
 

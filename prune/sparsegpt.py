@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from prune.pattern import Target, lowest
+from prune.fused import fused
+from prune.pattern import Target, lowest_unchecked
 from prune.pruner import Pruned, Pruner
 
 if TYPE_CHECKING:
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
 
 MOST_DAMPING = 1.0
 """Where the ladder of dampings ends: the Hessian plus its own mean diagonal."""
+
+SOLVED_IN = None
+
+LEAST_HALVED = 384
+"""Rows of a triangular matrix that is inverted at once."""
+
+WIDEST_FUSED = 256
+"""Columns of a block that the fused kernel holds in registers."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ class SparseGPT(Pruner):
 
         self.check(target)
         factor, dead, dampening = inverse_factor(inputs, self.dampening)
-        W = weight.double().masked_fill(dead, 0)
+        W = weight.to(factor.dtype).masked_fill(dead, 0)
         mask = torch.zeros_like(W, dtype=torch.bool)
         columns = W.shape[1]
         for start in range(0, columns, self.block_size):
@@ -77,7 +86,9 @@ class SparseGPT(Pruner):
             errors = _prune_block(
                 W[:, start:stop], mask[:, start:stop], factor[start:stop, start:stop], target
             )
-            W[:, stop:] -= errors @ factor[start:stop, stop:]
+            W[:, stop:].addmm_(errors, factor[start:stop, stop:], alpha=-1)
+        if not bool(W.isfinite().all()):
+            raise ValueError("updated weights are NaN or infinite; were there such before?")
         notes: dict[str, object] = {}
         if bool(dead.any()):
             notes["dead_inputs"] = int(dead.sum())
@@ -91,7 +102,7 @@ class InverseFactor(NamedTuple):
     """What SparseGPT needs of the inputs.
 
     Attributes:
-        factor: R, upper triangular with R^T R = H^-1, float64 [C, C].
+        factor: R, upper triangular with R^T R = H^-1, [C, C].
         dead: inputs that never fire, bool [C].
         dampening: the fraction of the mean diagonal that was added to H in the end.
     """
@@ -102,8 +113,8 @@ class InverseFactor(NamedTuple):
 
 
 def saliency(weight: Tensor, inverse: InverseFactor) -> Tensor:
-    """w^2 / d^2 before any update, float64 [rows, C]; 0 for inputs that never fire."""
-    W = weight.double().masked_fill(inverse.dead, 0)
+    """w^2 / d^2 before any update, [rows, C]; 0 for inputs that never fire."""
+    W = weight.to(inverse.factor.dtype).masked_fill(inverse.dead, 0)
     return (W / inverse.factor.diagonal()).square()
 
 
@@ -111,37 +122,62 @@ def inverse_factor(inputs: InputStatistics, dampening: float) -> InverseFactor:
     """The upper Cholesky factor of the inverse of H = 2/N X X^T, damped.
 
     The scale of H cancels everywhere but in the mean diagonal that damping refers to, where inputs
-    that never fire count as 1.
+    that never fire count as 1. It is computed in float64, handed out in the precision of the
+    inputs, and once for all linears that share them.
 
     Raises:
         ValueError: the statistics hold NaN or infinite values, or H is not positive definite
             even with the most damping.
     """
+    key = f"inverse factor {dampening}"
+    if key not in inputs.derived:
+        inputs.derived[key] = _inverse_factor(inputs, dampening)
+    found: InverseFactor = inputs.derived[key]
+    return found
+
+
+def _inverse_factor(inputs: InputStatistics, dampening: float) -> InverseFactor:
     import torch
 
-    if inputs.gram_sum is None:
-        raise ValueError("the statistic 'gram' was not gathered")
-    # first of all: no damping helps against these
-    if not bool(inputs.gram_sum.isfinite().all()):
+    gram = inputs.gram
+    scale = 2 / inputs.sequences
+    diagonal = gram.diagonal().double() * scale
+    if not bool(diagonal.isfinite().all()):  # first of all: no damping helps against these
         raise ValueError("the inputs hold NaN or infinite values")
-    hessian = inputs.gram_sum.double() * (2 / inputs.sequences)
-    dead = hessian.diagonal() == 0
-    hessian.diagonal().masked_fill_(dead, 1)
-    mean = hessian.diagonal().mean()
+    dead = diagonal == 0
+    diagonal[dead] = 1
     for used in _dampings(dampening):
-        damped = hessian.clone()
-        damped.diagonal().add_(used * mean)
         # H = U U^T with U upper, from the Cholesky factor of H read backwards; then
         # H^-1 = (U^-1)^T U^-1, and H is never inverted as a whole
-        lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
+        backwards = gram.flip(0, 1).double().mul_(scale)
+        backwards.diagonal().copy_((diagonal + used * diagonal.mean()).flip(0))
+        lower, failed = torch.linalg.cholesky_ex(backwards)
+        del backwards
         if not failed:
-            one = torch.eye(len(dead), dtype=torch.float64, device=dead.device)
-            factor = torch.linalg.solve_triangular(lower.flip(0, 1), one, upper=True)
-            return InverseFactor(factor, dead, used)
+            invert_lower(lower)
+            # LAPACK's columns become rows in memory
+            dtype = inputs.dtype if SOLVED_IN is None else SOLVED_IN
+            return InverseFactor(lower.to(dtype).flip(0, 1).contiguous(), dead, used)
     raise ValueError(
         f"the Hessian of the inputs is not positive definite, even with {used:g} of its mean "
         "diagonal added to it; calibrate on more or longer windows, or set a larger dampening"
     )
+
+
+def invert_lower(matrix: Tensor) -> None:
+    """Invert a lower triangular matrix in place, by halves: nearly all of it is products."""
+    import torch
+
+    size = len(matrix)
+    if size <= LEAST_HALVED:
+        one = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
+        matrix.copy_(torch.linalg.solve_triangular(matrix, one, upper=False))
+        return
+    half = size // 2
+    first, corner, last = matrix[:half, :half], matrix[half:, :half], matrix[half:, half:]
+    invert_lower(first)
+    invert_lower(last)
+    corner.copy_(last @ (corner @ first)).neg_()
 
 
 def _dampings(first: float) -> Iterator[float]:
@@ -158,7 +194,7 @@ def _prune_block(W: Tensor, mask: Tensor, factor: Tensor, target: Target) -> Ten
     """Prune one block of columns.
 
     Args:
-        W: weights with all updates so far, float64 [rows, B]; changed in place.
+        W: weights with all updates so far, [rows, B]; changed in place.
         mask: filled in place, bool [rows, B].
         factor: the block's part of the factor of H^-1, [B, B].
         target: what every comparison group loses.
@@ -168,10 +204,19 @@ def _prune_block(W: Tensor, mask: Tensor, factor: Tensor, target: Target) -> Ten
     """
     import torch
 
-    diagonal = factor.diagonal()
-    mask.copy_(lowest((W / diagonal).square(), target, group="matrix"))
-    m = target.pattern.m
-    counts = mask.reshape(len(W), -1, m).sum(2) if m else None
+    diagonal, m = factor.diagonal(), target.pattern.m
+    counts: Tensor | None = None
+    if m and W.shape[1] % m == 0 and target.sparsity == target.pattern.least_sparsity:
+        shape = len(W), W.shape[1] // m
+        counts = torch.full(shape, m - target.pattern.n, dtype=torch.int32, device=W.device)
+    else:
+        mask.copy_(lowest_unchecked((W / diagonal).square(), target, group="matrix"))
+        if m:
+            counts = mask.reshape(len(W), -1, m).sum(2, dtype=torch.int32)
+    if fused(mask) and W.shape[1] <= WIDEST_FUSED:
+        from prune.kernels import solve
+
+        return solve(W, mask, factor, counts, m)
     errors = torch.zeros_like(W)
     for j in range(W.shape[1]):
         if counts is not None and j % m == 0:

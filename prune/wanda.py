@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 def saliency(weight: Tensor, inputs: InputStatistics) -> Tensor:
-    """|W_ij| * ||X_j||_2, float64 [rows, columns] (Sun et al. 2024, equation 1)."""
-    return weight.abs().double() * inputs.norm
+    """|W_ij| * ||X_j||_2, [rows, columns] (Sun et al. 2024, equation 1)."""
+    return weight.abs().to(inputs.dtype) * inputs.norm
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from prune.model.weights import BlockWeights
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -32,6 +34,10 @@ class Linear:
     def weight(self) -> Tensor:
         """The weight as a [outputs, inputs] view: writing into it changes the model."""
         return self.part(self.module.weight.data)
+
+    def of(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """The same view of its weight among the parameters of a block, by name."""
+        return self.part(parameters[f"{self.name.partition('[')[0]}.weight"])
 
     def part(self, tensor: Tensor) -> Tensor:
         """The [outputs, inputs] view of what is laid out as the module's weight (its gradient)."""
@@ -150,13 +156,18 @@ class BlockInputs:
         args, keywords = self.arguments[index][len(hidden)]
         if dtype is not None:
             hidden, args, keywords = _cast((hidden, args, keywords), dtype)
-        output = block(hidden.to(next(block.parameters()).device), *args, **keywords)
-        return output[0] if isinstance(output, tuple) else output
+        return first_output(block(hidden.to(next(block.parameters()).device), *args, **keywords))
 
     def run(self, index: int, block: nn.Module, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Call `block` (number `index`) on `hidden` batch by batch; yields slice and output."""
         for part in self.batches:
             yield part, self.call(index, block, hidden[part])
+
+
+def first_output(answer: Any) -> Tensor:
+    """The hidden states in what a block answers: itself, or the first of a tuple."""
+    output: Tensor = answer[0] if isinstance(answer, tuple) else answer
+    return output
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
@@ -168,24 +179,34 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     return tuple(_cast(x, dtype) for x in value) if isinstance(value, tuple) else value
 
 
+def _on_device(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.empty(*shape, dtype=dtype, device=device)
+
+
 @torch.no_grad()
 def record_block_inputs(
     model: PreTrainedModel,
-    blocks: nn.ModuleList,
+    weights: BlockWeights,
     input_ids: Tensor,
     batch: int,
     also: Iterable[int] = (),
+    allocate: Callable[[Sequence[int], torch.dtype, torch.device], Tensor] = _on_device,
 ) -> BlockInputs:
     """Run a model with its blocks passing everything through, and keep what they were given.
 
     Args:
         model: in evaluation mode.
-        blocks: its decoder blocks.
+        weights: what brings its blocks.
         input_ids: [size, seqlen].
         batch: windows that go through a block together.
         also: further batch lengths that `BlockInputs.call` will be given.
+        allocate: makes room for the inputs of the first block.
     """
-    hidden: list[Tensor] = []
+    size = len(input_ids)
+    batches = [slice(i, min(i + batch, size)) for i in range(0, size, batch)]
+    blocks = weights.blocks
+    hidden: list[Tensor] = []  # of all windows, once the first are there
+    parts = iter(batches)
     arguments: list[dict[int, tuple[tuple[Any, ...], dict[str, Any]]]] = [{} for _ in blocks]
     tuples: list[bool] = []  # does a block return a tuple? found out at the first call
 
@@ -193,20 +214,21 @@ def record_block_inputs(
         def forward(*args: Any, **keywords: Any) -> Any:
             x = args[0] if args else keywords.pop("hidden_states")
             if not tuples:
-                tuples.append(isinstance(original(x, *args[1:], **keywords), tuple))
-            if index == 0:
-                hidden.append(x)
+                with weights.here(index, then=index):
+                    tuples.append(isinstance(original(x, *args[1:], **keywords), tuple))
+            if index == 0 and (part := next(parts, None)) is not None:
+                if not hidden:
+                    hidden.append(allocate((size, *x.shape[1:]), x.dtype, x.device))
+                hidden[0][part] = x
             arguments[index].setdefault(len(x), (args[1:], keywords))
             return (x,) if tuples[0] else x
 
         return forward
 
-    size = len(input_ids)
-    batches = [slice(i, min(i + batch, size)) for i in range(0, size, batch)]
     with replaced_forwards(blocks, recorder):
         for part in [*batches, *(slice(0, n) for n in also)]:
             model.base_model(input_ids=input_ids[part].to(model.device), use_cache=False)
-    return BlockInputs(torch.cat(hidden[: len(batches)]), batches, arguments, tuples[0])
+    return BlockInputs(hidden[0], batches, arguments, tuples[0])
 
 
 @contextmanager

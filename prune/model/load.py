@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging
 
+from prune.model.blocks import decoder_blocks
 from prune.model.openlm import register
+from prune.model.tensorfile import Entry, entries
+from prune.model.weights import BlockWeights, StreamedWeights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -31,18 +37,101 @@ def load_model(folder: Path, dtype: str) -> PreTrainedModel:
         ValueError: transformers does not know its architecture (remote code is never run), or
             the GPU does not have the dtype.
     """
+    model, weights = load_streamed(folder, dtype)
+    weights.settle()
+    return model
+
+
+def load_streamed(folder: Path, dtype: str) -> tuple[PreTrainedModel, BlockWeights]:
+    """The model of a folder with its blocks still to come, and what brings them.
+
+    On a GPU all but the blocks is on the device. The blocks are read from their files one at a
+    time; where the files name weights otherwise than the model does (fused experts, say), all of
+    them are read to the host first. Without a GPU the model is on the host as a whole.
+
+    Raises:
+        OSError: see `load_model`.
+        ValueError: see `load_model`.
+    """
     if dtype == "bfloat16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
         name = torch.cuda.get_device_name()
         raise ValueError(f"{name} has no bfloat16; set dtype: float16 or float32 in the grid")
     logging.disable_progress_bar()
     register()  # DCLM and other OpenLM models, which transformers does not know
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
-    )
+    files: dict[str, Entry] = {}
+    model = None
+    if device().type == "cuda":
+        model, files = _empty_model(folder, DTYPES[dtype])
+    if model is None:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
+        )
     model.requires_grad_(False)
     model.eval()
-    model.to(device())  # type: ignore[arg-type]
-    return model
+    return model, stream(model, device(), files)
+
+
+def stream(
+    model: PreTrainedModel, device: torch.device, files: Mapping[str, Entry] | None = None
+) -> BlockWeights:
+    """Put all of a model but its blocks on a GPU, and bring those one at a time.
+
+    Args:
+        model: with its weights on the host, or on "meta" and in `files`.
+        device: where to; a CPU gets the whole model.
+        files: where the weights lie, by the model's own names.
+    """
+    blocks = decoder_blocks(model)
+    if device.type != "cuda":
+        model.to(device)  # type: ignore[arg-type]
+        return BlockWeights(blocks)
+    inside = {id(x) for x in blocks.parameters()}
+    for name, parameter in list(model.named_parameters()):
+        if id(parameter) not in inside:
+            found = files[name].read() if files and parameter.is_meta else parameter.data
+            _set(model, name, found.to(device).to(parameter.dtype))
+    model.tie_weights()
+    for name, buffer in list(model.named_buffers()):
+        owner, _, leaf = name.rpartition(".")
+        model.get_submodule(owner)._buffers[leaf] = buffer.to(device)
+    prefix = next(name for name, module in model.named_modules() if module is blocks) + "."
+    return StreamedWeights(blocks, device, files or {}, prefix)
+
+
+def _empty_model(
+    folder: Path, dtype: torch.dtype
+) -> tuple[PreTrainedModel | None, dict[str, Entry]]:
+    """The model without weights, and where they lie by its own names; None where not all do."""
+    from accelerate import init_empty_weights
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=False
+        )
+    model.tie_weights()
+    stored, base = entries(folder), model.base_model_prefix + "."
+    files: dict[str, Entry] = {}
+    for name, parameter in model.named_parameters():
+        names = name, name.removeprefix(base), base + name
+        entry = next((stored[n] for n in names if n in stored), None)
+        if entry is None or entry.shape != parameter.shape or parameter.dtype != dtype:
+            return None, {}
+        files[name] = entry
+    persistent = {n.removeprefix(base) for n in model.state_dict()} - {
+        n.removeprefix(base) for n in files
+    }
+    if persistent & {n.removeprefix(base) for n in stored}:
+        return None, {}  # buffers that are stored, tied weights that are stored twice
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model, files
+
+
+def _set(model: PreTrainedModel, name: str, value: torch.Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    parameter = torch.nn.Parameter(value, requires_grad=False)
+    model.get_submodule(owner)._parameters[leaf] = parameter
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

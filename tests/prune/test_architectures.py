@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from prune.loop import prune_model
 from prune.model.blocks import decoder_blocks, prunable_linears, record_block_inputs
+from prune.model.weights import BlockWeights
 from prune.pattern import Pattern
 from prune.recipe import parse
 
@@ -34,7 +35,7 @@ def block_outputs(model: Any, ids: Tensor) -> list[Tensor]:
 
 def replay(model: Any, ids: Tensor, batch: int) -> list[Tensor]:
     blocks = decoder_blocks(model)
-    inputs = record_block_inputs(model, blocks, ids, batch)
+    inputs = record_block_inputs(model, BlockWeights(blocks), ids, batch)
     hidden, outputs = inputs.hidden, []
     with torch.no_grad():
         for index, block in enumerate(blocks):

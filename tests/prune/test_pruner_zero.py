@@ -13,6 +13,7 @@ import prune.gradients
 from prune.gradients import gradient_norms
 from prune.loop import prune_model
 from prune.model.blocks import decoder_blocks, prunable_linears
+from prune.model.weights import BlockWeights
 from prune.pattern import Pattern, Target
 from prune.pruner_zero import PrunerZero
 from prune.recipe import parse
@@ -46,7 +47,7 @@ def test_gradients_equal_plain_back_propagation(name: str, monkeypatch: pytest.M
     model, ids = build(name, torch.float64), windows(5, 13)
     blocks = decoder_blocks(model)
     with torch.no_grad():
-        found = gradient_norms(model, blocks, prunable_linears(blocks), ids)
+        found = gradient_norms(model, BlockWeights(blocks), prunable_linears(blocks), ids)
     assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
     for block, got, expected in zip(blocks, found, full_gradients(model, ids), strict=True):
         for key, value in expected.items():

@@ -132,8 +132,9 @@ def test_a_hessian_that_no_damping_helps_is_refused_with_advice() -> None:
 
 def test_nan_activations_are_named() -> None:
     inputs = InputStatistics(frozenset({"gram"}))
+    inputs.update(torch.full((1, 3, 4), float("nan")))
     with pytest.raises(ValueError, match="inputs hold NaN or infinite"):
-        inputs.update(torch.full((1, 3, 4), float("nan")))
+        inputs.check()
     with pytest.raises(ValueError, match="inputs hold NaN or infinite"):
         SparseGPT().prune(torch.randn(3, 4), inputs, Target(Fraction("0.5")))
 

@@ -36,5 +36,7 @@ def test_the_norm_is_that_of_the_gram_where_it_alone_was_gathered() -> None:
 
 
 def test_nan_activations_are_named() -> None:
+    inputs = InputStatistics(frozenset({"norm"}))
+    inputs.update(torch.full((1, 3, 4), float("inf")))
     with pytest.raises(ValueError, match="inputs hold NaN or infinite"):
-        InputStatistics(frozenset({"norm"})).update(torch.full((1, 3, 4), float("inf")))
+        inputs.check()

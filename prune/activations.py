@@ -1,0 +1,126 @@
+"""Where the activations between two blocks are kept: on the device, on the host, or in a file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+DEVICE_BYTES = 2 * 2**30
+"""Activations up to this size stay on the device; it does not grow with the calibration set."""
+
+HOST_SHARE = 0.5
+"""The part of the host's free memory that larger ones may take; what exceeds it goes to a file."""
+
+BUFFERS = 2
+"""Batches on their way to the device, and on their way back."""
+
+
+def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Room for activations: a tensor on the device, on the host, or in a temporary file.
+
+    The file lies where `TMPDIR` says and is gone with the process.
+    """
+    size = torch.Size(shape).numel() * dtype.itemsize
+    if device.type != "cuda" or size <= DEVICE_BYTES:
+        return torch.empty(*shape, dtype=dtype, device=device)
+    if size <= HOST_SHARE * free_host_bytes():
+        return torch.empty(*shape, dtype=dtype, pin_memory=True)
+    with tempfile.NamedTemporaryFile(prefix="calgrid-activations-") as file:
+        file.truncate(size)
+        flat = torch.from_file(file.name, shared=True, size=size // dtype.itemsize, dtype=dtype)
+    return flat.view(*shape)  # the mapping outlives the name
+
+
+def free_host_bytes() -> int:
+    """Memory that this process may still take, by the machine's and the container's account."""
+    found = []
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            found.append(int(line.split()[1]) * 1024)
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / name).read_text() for name in ("memory.max", "memory.current"))
+        found.append(int(limit) - int(used))
+    except (OSError, ValueError):  # no such account, or "max"
+        pass
+    return min(found, default=0)
+
+
+class Batches:
+    """One walk over activations, batch by batch: read, compute, perhaps write back.
+
+    What does not lie on the device travels on a stream of its own, so that computing does not
+    wait: the next batch comes while this one is computed, the last one leaves meanwhile.
+    """
+
+    def __init__(self, stored: Tensor, parts: Sequence[slice], device: torch.device) -> None:
+        self.stored = stored
+        self.parts = parts
+        self.device = device
+        self.away = device.type == "cuda" and not stored.is_cuda
+        if self.away:
+            self._stream = torch.cuda.Stream(device)
+            self._come = [_Buffer() for _ in range(BUFFERS)]
+            self._leave = [_Buffer() for _ in range(BUFFERS)]
+            # whatever was written before must have arrived
+            self._stream.wait_stream(torch.cuda.current_stream(device))
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        """The batches in order, on the device; each lives until the one after the next is asked."""
+        if not self.away:
+            for part in self.parts:
+                yield part, self.stored[part]
+            return
+        for place, part in enumerate(self.parts):
+            if place == 0:
+                self._fetch(0)
+            if place + 1 < len(self.parts):
+                self._fetch(place + 1)
+            buffer = self._come[place % BUFFERS]
+            now = torch.cuda.current_stream(self.device)
+            now.wait_event(buffer.full)
+            yield part, buffer.of(self.stored[part], self.device)
+            buffer.free.record(now)
+        torch.cuda.current_stream(self.device).wait_stream(self._stream)
+
+    def write(self, part: slice, value: Tensor) -> None:
+        """Put `value` where batch `part` is kept; only after it was read."""
+        if not self.away:
+            self.stored[part] = value
+            return
+        buffer = self._leave[(part.start // max(1, part.stop - part.start)) % BUFFERS]
+        now = torch.cuda.current_stream(self.device)
+        now.wait_event(buffer.free)
+        room = buffer.of(self.stored[part], self.device)
+        room.copy_(value)
+        buffer.full.record(now)
+        self._stream.wait_event(buffer.full)
+        with torch.cuda.stream(self._stream):
+            self.stored[part].copy_(room, non_blocking=True)
+            buffer.free.record(self._stream)
+
+    def _fetch(self, place: int) -> None:
+        buffer, source = self._come[place % BUFFERS], self.stored[self.parts[place]]
+        room = buffer.of(source, self.device)
+        self._stream.wait_event(buffer.free)
+        with torch.cuda.stream(self._stream):
+            room.copy_(source, non_blocking=True)
+            buffer.full.record(self._stream)
+
+
+class _Buffer:
+    """Room for one batch on the device, and who may use it when."""
+
+    def __init__(self) -> None:
+        self.room: Tensor | None = None
+        self.full, self.free = torch.cuda.Event(), torch.cuda.Event()
+
+    def of(self, like: Tensor, device: torch.device) -> Tensor:
+        """The room, as large as `like`."""
+        if self.room is None or len(self.room) < len(like):
+            self.room = torch.empty(like.shape, dtype=like.dtype, device=device)
+        return self.room[: len(like)]
