@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -11,8 +13,16 @@ PANELS = 8
 LEAST_PANEL = 256
 """Columns of a part at least; narrower products are slow."""
 
-WIDE_TOKENS = 1024
-"""Tokens whose products a GPU sums at once: ten times fewer lose ten times less."""
+WIDE_TOKENS = 256
+"""Tokens that a GPU sums at once in products of half-precision matrices. It cuts off what does not
+fit where float32 rounds, always in one direction: sums over fewer tokens lose less, but have to be
+added up. See `InputGram`."""
+
+WIDEST_CUT = 8192
+"""Columns up to which so few are affordable; twice as many tokens beyond."""
+
+WIDE_BYTES = 2**28
+"""Memory for products that wait to be added up."""
 
 SAMPLED_TOKENS = 2048
 """Tokens that `InputSample` keeps of a pass, more or less."""
@@ -32,16 +42,19 @@ class InputGram:
     def update(self, x: Tensor) -> None:
         """Add a batch of inputs, [..., C]."""
         x = x.detach().reshape(-1, x.shape[-1])
-        product = _wide_product if _needs_wide(x) else _product
         columns = x.shape[1]
         if self.upper is None:
             self.upper = x.new_zeros(columns, columns, dtype=torch.float32)
         width = max(LEAST_PANEL, -(-columns // PANELS))
-        # a GPU's sums within a product of half-precision matrices are cut, not rounded
-        for part in x.split(WIDE_TOKENS) if product is _wide_product else (x,):
-            for start in range(0, columns, width):
-                stop = min(start + width, columns)
-                self.upper[start:stop, start:] += product(part[:, start:stop].T, part[:, start:])
+        for start in range(0, columns, width):
+            stop = min(start + width, columns)
+            left, right = x[:, start:stop], x[:, start:]
+            if _needs_wide(x):
+                tokens = WIDE_TOKENS * (1 if columns <= WIDEST_CUT else 2)
+                for product in _wide_sums(left, right, tokens):
+                    self.upper[start:stop, start:] += product
+            else:
+                self.upper[start:stop, start:] += left.T @ right
 
     def diagonal(self) -> Tensor | None:
         """The sum of squares of each input, float32 [C]; None before any was seen."""
@@ -102,9 +115,27 @@ def _needs_wide(x: Tensor) -> bool:
     return x.dtype == torch.float16 or (x.dtype == torch.bfloat16 and x.is_cuda)
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """The product in the inputs' own precision."""
-    return left @ right
+def _wide_sums(left: Tensor, right: Tensor, tokens: int) -> Iterator[Tensor]:
+    """Float32 products that add up to left^T right, of half-precision [any, ...].
+
+    Each is the sum of products over `tokens` rows at a time.
+    """
+    size = 4 * left.shape[1] * right.shape[1]
+    several = max(1, WIDE_BYTES // size) * tokens
+    whole = len(left) // tokens * tokens
+    for start in range(0, whole, several):
+        part = slice(start, min(start + several, whole))
+        first, second = (x[part].unflatten(0, (-1, tokens)) for x in (left, right))
+        yield _wide_batch(first.transpose(1, 2), second).sum(0)
+    if whole < len(left):
+        yield _wide_product(left[whole:].T, right[whole:])
+
+
+def _wide_batch(left: Tensor, right: Tensor) -> Tensor:
+    """Products of batches of half-precision matrices, kept and returned in float32."""
+    if left.is_cuda:
+        return torch.bmm(left, right, out_dtype=torch.float32)
+    return left.float() @ right.float()
 
 
 def _wide_product(left: Tensor, right: Tensor) -> Tensor:

@@ -5,11 +5,15 @@ square norm, the rotation of queries and keys, and silu(gate) * up. Which module
 by its attributes; whether the kernel computes what the module does, roundings included, is found
 out by comparing the two before first use. Where they differ in more than a few last bits, the
 module keeps its own code.
+
+First use on a machine compiles the kernels (2 s beside an H200); they are kept where
+`TRITON_CACHE_DIR` says.
 """
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -35,7 +39,20 @@ def fused(x: Tensor) -> bool:
 
 @cache
 def _has_triton() -> bool:
-    return find_spec("triton") is not None
+    """Is Triton there, and can it compile and run a kernel?"""
+    if find_spec("triton") is None:
+        return False
+    import torch
+
+    try:
+        from prune.kernels import lowest_of_each
+
+        lowest_of_each(torch.ones(1, 4, device="cuda"), 2, 4)
+    except Exception as error:  # no C compiler, no place for its cache, an old GPU
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        warnings.warn(f"no fused kernels, plain torch instead: Triton: {reason}", stacklevel=2)
+        return False
+    return True
 
 
 @contextmanager

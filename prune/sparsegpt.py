@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 MOST_DAMPING = 1.0
 """Where the ladder of dampings ends: the Hessian plus its own mean diagonal."""
 
-SOLVED_IN = None
-
 LEAST_HALVED = 384
 """Rows of a triangular matrix that is inverted at once."""
 
@@ -156,8 +154,7 @@ def _inverse_factor(inputs: InputStatistics, dampening: float) -> InverseFactor:
         if not failed:
             invert_lower(lower)
             # LAPACK's columns become rows in memory
-            dtype = inputs.dtype if SOLVED_IN is None else SOLVED_IN
-            return InverseFactor(lower.to(dtype).flip(0, 1).contiguous(), dead, used)
+            return InverseFactor(lower.to(inputs.dtype).flip(0, 1).contiguous(), dead, used)
     raise ValueError(
         f"the Hessian of the inputs is not positive definite, even with {used:g} of its mean "
         "diagonal added to it; calibrate on more or longer windows, or set a larger dampening"
@@ -213,7 +210,7 @@ def _prune_block(W: Tensor, mask: Tensor, factor: Tensor, target: Target) -> Ten
         mask.copy_(lowest_unchecked((W / diagonal).square(), target, group="matrix"))
         if m:
             counts = mask.reshape(len(W), -1, m).sum(2, dtype=torch.int32)
-    if fused(mask) and W.shape[1] <= WIDEST_FUSED:
+    if fused(W) and W.shape[1] <= WIDEST_FUSED:
         from prune.kernels import solve
 
         return solve(W, mask, factor, counts, m)

@@ -9,7 +9,7 @@ import torch
 from tiny_models import build, windows
 from torch import Tensor, nn
 
-from prune import activations, errors
+from prune import activations, errors, fused
 from prune.activations import Batches, allocate
 from prune.calls import BlockCalls
 from prune.errors import InputGram, InputSample, gram_energy
@@ -105,6 +105,29 @@ def test_a_sample_of_tokens_gives_nearly_the_error_of_all(
     full = gram.full()
     every = gram_energy(full, dense, pruned) / gram_energy(full, dense)
     assert float(few) == pytest.approx(float(every), rel=0.1)
+
+
+@pytest.mark.parametrize("shape", [(1000, 300), (100, 520), (2048, 64)])
+def test_products_of_half_precision_are_summed_in_parts(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(errors, "WIDE_BYTES", 2**20)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(3)).half()
+    gram = InputGram()
+    for part in x.split(600):  # neither divides the other
+        gram.update(part)
+    torch.testing.assert_close(gram.full(), x.float().T @ x.float(), rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels run here")
+def test_where_kernels_cannot_run_plain_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "find_spec", lambda _: object())  # there, but of no use
+    fused._has_triton.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="no fused kernels, plain torch instead"):
+            assert not fused._has_triton()
+    finally:
+        fused._has_triton.cache_clear()
 
 
 def test_batches_are_of_one_length_where_that_is_near() -> None:
