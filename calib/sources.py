@@ -69,28 +69,59 @@ def locate(spec: DatasetSpec, base: Path, mirror: Path | None, demo: Path | None
     assert spec.path is not None
     if spec.path in LOADERS:
         return Source(spec.path, tuple(_local_files(spec, base, demo)), _column(spec, spec.path))
-    name = f"{spec.path}@{spec.revision}" if spec.revision else spec.path
+    name = hub_name(spec)
     folder = hub.find(name, "dataset", mirror, base)
-    names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    there = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    from_hub = hub.is_hub_id(name, base)
+    names = hub.listing(name, "dataset", mirror, folder) if from_hub else None
     card = folder / "README.md"
-    chosen = select_files(spec, names, card.read_text("utf-8", "replace") if card.is_file() else "")
+    readme = card.read_text("utf-8", "replace") if card.is_file() else ""
+    chosen = select_files(spec, names or there, readme)
+    missing = [n for n in chosen if not (folder / n).is_file()]
+    if from_hub and names is None:
+        missing = _gaps(spec, chosen)
+    if missing and mirror is None:
+        raise hub.NotFetchedError(f"dataset {name!r} is not whole on this machine yet")
+    if missing:
+        raise FileNotFoundError(f"{folder} lacks {_some(missing)}; {hub.prefetch_hint}")
     loader = _loader(chosen[0])
     assert loader is not None
     return Source(loader, tuple(folder / n for n in chosen), _column(spec, loader))
 
 
+def hub_name(spec: DatasetSpec) -> str:
+    """The hub id of a dataset, with its revision where one is asked for."""
+    assert spec.path is not None
+    return f"{spec.path}@{spec.revision}" if spec.revision else spec.path
+
+
+def _gaps(spec: DatasetSpec, chosen: Sequence[str]) -> list[str]:
+    """What must be missing of a repository of which only the files that are here are known.
+
+    Numbered files say how many they are (`train-00000-of-00003`); and where a dataset asks for
+    more files than there are, somebody else did not need them all.
+    """
+    numbered = [m for name in chosen if (m := re.match(r"(.*?)(\d+)-of-(\d+)", name))]
+    found = {(m[1], int(m[2]), m[3]) for m in numbered}
+    wanted = []
+    for stem, total in sorted({(m[1], m[3]) for m in numbered}):
+        first = int((stem, int(total), total) in found)  # some count from 1
+        wanted += [(stem, number, total) for number in range(first, first + int(total))]
+    missing = [part for part in wanted[: spec.shards] if part not in found]
+    if not numbered and len(chosen) < (spec.shards or 0):
+        return [f"files, for it has {len(chosen)} of {spec.shards}"]
+    return [f"{stem}{number:0{len(total)}}-of-{total}" for stem, number, total in missing]
+
+
 def fetch(spec: DatasetSpec) -> None:
     """Download the data files of a hub dataset to the hub cache."""
-    from huggingface_hub import HfApi, hf_hub_download
-
-    assert spec.path is not None
-    names = HfApi().list_repo_files(spec.path, repo_type="dataset", revision=spec.revision)
+    repository = hub.resolve(hub_name(spec), "dataset")
     card = ""
-    if "README.md" in names:
-        file = hf_hub_download(spec.path, "README.md", repo_type="dataset", revision=spec.revision)
-        card = Path(file).read_text("utf-8")
-    name = f"{spec.path}@{spec.revision}" if spec.revision else spec.path
-    hub.fetch(name, "dataset", ["README.md", *select_files(spec, names, card)])
+    if "README.md" in repository.files:
+        folder = hub.fetch(repository, spec.revision, ["README.md"])
+        card = (folder / "README.md").read_text("utf-8", "replace")
+    chosen = select_files(spec, list(repository.files), card)
+    hub.fetch(repository, spec.revision, chosen)
 
 
 def select_files(spec: DatasetSpec, names: Sequence[str], card: str) -> list[str]:
@@ -106,12 +137,7 @@ def select_files(spec: DatasetSpec, names: Sequence[str], card: str) -> list[str
     data = sorted(n for n in names if _loader(n) and Path(n).name not in NOT_DATA)
     configs = _configs(card)
     patterns = spec.data_files or _declared(spec, configs)
-    if patterns is None:
-        found = _named(spec, data)
-    else:
-        # `**/` may stand for no folder at all, and the `*` of fnmatch for several
-        wanted = {p for pattern in patterns for p in (pattern, pattern.replace("**/", ""))}
-        found = [n for n in data if any(fnmatchcase(n, p) for p in wanted)]
+    found = _named(spec, data) if patterns is None else _matching(data, patterns)
     found = [n for n in found if _loader(n) == _loader(found[0])]
     if not found:
         what = f"configuration {spec.name or 'default'!r}, split {spec.split!r}"
@@ -124,6 +150,36 @@ def select_files(spec: DatasetSpec, names: Sequence[str], card: str) -> list[str
             + f"its data files: {_some(data)} (set name, split or data_files)"
         )
     return found[: spec.shards]
+
+
+def every_split(
+    names: Sequence[str], card: str, config: str | None, patterns: Sequence[str] | None
+) -> list[str]:
+    """The files with which `datasets` can load a configuration, whatever the split.
+
+    Args:
+        names: all files of the repository. card: its README.md.
+        config: the configuration; None = the default one.
+        patterns: data files that are asked for by name.
+    """
+    data = [n for n in names if _loader(n) and Path(n).name not in NOT_DATA]
+    configs = _configs(card)
+    if patterns is None:
+        wanted = [c for c in configs if c.get("config_name") == config] if config else configs
+        wanted = [c for c in wanted if c.get("default")] or wanted[:1]
+        # the first one is looked at whatever is asked for
+        patterns = [p for c in [*wanted, *configs[:1]] for _, p in _split_patterns(c)]
+    found = _matching(data, patterns)
+    if not found:
+        found = [n for n in data if config and config in n] or data
+    described = [n for n in names if n == "README.md" or Path(n).name in NOT_DATA]
+    return sorted({*described, *found})
+
+
+def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """The names that match a pattern; `**/` may stand for no folder, a `*` here for several."""
+    wanted = {p for pattern in patterns for p in (pattern, pattern.replace("**/", ""))}
+    return [n for n in names if any(fnmatchcase(n, p) for p in wanted)]
 
 
 def _loader(name: str) -> str | None:
@@ -174,7 +230,8 @@ def _declared(spec: DatasetSpec, configs: Sequence[Mapping[str, Any]]) -> list[s
 
 def _split_patterns(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(split, pattern) of a configuration; without a split, a pattern is for `train`."""
-    entries = config.get("data_files") or []
+    folder = config.get("data_dir")
+    entries = config.get("data_files") or ([f"{folder}/**"] if folder else [])
     if isinstance(entries, dict):
         entries = [{"split": split, "path": path} for split, path in entries.items()]
     pairs: list[tuple[str, str]] = []

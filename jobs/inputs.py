@@ -6,7 +6,7 @@ Nothing here imports torch or fetches anything, except `fetch_missing`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -14,19 +14,20 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from calib import sources
-from calib.spec import DatasetSpec, Strict
+from calib.spec import LOADERS, DatasetSpec, Strict
+from cluster.container import outermost
 from cluster.yamlfile import Place, Problem, choices
 from jobs import modelfiles
 from jobs.cells import Cell, digest
 from jobs.demo.text import find as find_demo
 from jobs.files import Fingerprints, read_json
 from jobs.grid import Grid
-from jobs.tasks import Text, perplexity_texts, task_index
+from jobs.mirror import check
+from jobs.tasks import DEMO, Text, perplexity_texts, task_index
+from prune.model import files as models
 from prune.model import hub
+from prune.model.manifest import Manifest
 from prune.pattern import Pattern
-
-SCIENCE_FILES = ("config.json", "*.safetensors", "tokenizer*", "*.model", "merges.txt", "vocab.*")
-"""The files of a model folder that its content hash is made of."""
 
 
 class ModelInput(Strict):
@@ -61,7 +62,7 @@ class Inputs(BaseModel):
     """Everything a grid names, looked up.
 
     Attributes:
-        models, datasets, texts: by name. task_folders: lm-eval task files by task name.
+        models, datasets, texts: by name. task_folders: names of lm-eval's folders by task name.
         mirror: folder that hub ids resolve in. demo: the demo's collected text.
         problems: what is wrong. unresolved: hub ids that are not on this machine.
     """
@@ -95,6 +96,25 @@ class Inputs(BaseModel):
             return digest({"mixture": weights, "max_documents": spec.max_documents, "version": 1})
         return entry.identity
 
+    def reads(self) -> list[str]:
+        """The folders and files that jobs read, and where links among them lead."""
+        paths = [p for p in (self.mirror, self.demo) if p is not None]
+        for model in self.models.values():
+            if model.folder is not None:
+                paths += [model.folder, *{p.resolve().parent for p in model.folder.iterdir()}]
+        files: dict[Path, list[Path]] = {}
+        for entry in [*self.datasets.values(), *self.texts.values()]:
+            for file in entry.source.files if entry.source is not None else ():
+                files.setdefault(file.parent, []).append(file)
+        for folder, members in files.items():  # a few files do not open a whole folder
+            many = len(set(members)) > MOST_FILES
+            paths += [folder, *{p.resolve().parent for p in members}] if many else members
+        return [str(p) for p in outermost(paths)]
+
+
+MOST_FILES = 32
+"""Files of one folder that are named one by one in the command line of a container."""
+
 
 def look_up(grid: Grid, base: Path, out: Path) -> Inputs:
     """Find everything that a grid names, without fetching; collects problems instead of raising.
@@ -110,11 +130,15 @@ def look_up(grid: Grid, base: Path, out: Path) -> Inputs:
     fingerprints = Fingerprints(out / ".fingerprints")
     demo = find_demo(out / "artefacts") if uses_demo(grid) else None
     inputs = Inputs(mirror=None if mirror is None else mirror.resolve(), demo=demo)
-    finder = _Finder(base, inputs, fingerprints)
+    try:
+        manifest = Manifest() if mirror is None else Manifest.read(mirror)
+    except ValueError as error:
+        return Inputs(problems=[Problem(("mirror",), str(error))])
+    finder = _Finder(base, inputs, fingerprints, manifest)
     for i, name in enumerate(grid.model):
         place: Place = ("model", i) if len(grid.model) > 1 else ("model",)
         inputs.models[name] = finder.model(name, place)
-    for name in sorted(_used_datasets(grid)):
+    for name in sorted(used_datasets(grid)):
         spec = grid.dataset_spec(name)
         if spec is not None:  # `name_problems` reports what is unknown
             inputs.datasets[name] = finder.dataset(name, spec, ("datasets", name))
@@ -138,6 +162,7 @@ class _Finder:
     base: Path
     inputs: Inputs
     fingerprints: Fingerprints
+    manifest: Manifest
 
     def model(self, name: str, place: Place) -> ModelInput:
         """A model folder, its content hashed."""
@@ -153,10 +178,20 @@ class _Finder:
         except FileNotFoundError as error:
             self.inputs.problems.append(Problem(place, str(error)))
             return ModelInput()
-        if (wrong := modelfiles.defect(folder)) is not None:
+        from_hub = name != "demo" and hub.is_hub_id(name, self.base)
+        missing = models.missing_files(folder)
+        if from_hub and self.inputs.mirror is None and missing:
+            self.inputs.unresolved.append(f"model {name}")  # somebody needed a part of it
+            return ModelInput()
+        wrong = modelfiles.defect(folder)
+        if wrong is None and missing:
+            wrong = f"{folder} is not whole: it lacks {', '.join(missing)}"
+        if wrong is not None:
             self.inputs.problems.append(Problem(place, wrong))
             return ModelInput()
-        paths = sorted({p for pattern in SCIENCE_FILES for p in folder.glob(pattern)})
+        if from_hub:
+            self.verify("model", name, None, place)
+        paths = sorted({p for pattern in models.SCIENCE_FILES for p in folder.glob(pattern)})
         content = digest([(p.name, self.fingerprints.of(p)) for p in paths])
         return ModelInput(folder=folder, content=content)
 
@@ -175,6 +210,8 @@ class _Finder:
         except FileNotFoundError as error:
             self.inputs.problems.append(Problem(place, f"{name}: {error}"))
             return DatasetInput(spec=spec)
+        if spec.path not in LOADERS and hub.is_hub_id(spec.path, self.base):
+            self.verify("dataset", spec.path, source.files, place)
         identity = {
             "files": self.fingerprints.of_all(source.files),
             "loader": source.loader,
@@ -184,16 +221,26 @@ class _Finder:
         }
         return DatasetInput(spec=spec, source=source, identity=digest(identity))
 
+    def verify(self, kind: hub.Kind, name: str, files: Sequence[Path] | None, place: Place) -> None:
+        """Note what a mirror's manifest says against files of it; None = all that were fetched."""
+        if self.inputs.mirror is not None:
+            wrong = check(self.inputs.mirror, kind, name, files, self.fingerprints)
+            self.inputs.problems += [Problem(place, message) for message in wrong]
+
     def task(self, name: str, place: Place, index: dict[str, list[str]]) -> None:
-        """The task files that an lm-eval task needs."""
-        if name in index:
-            self.inputs.task_folders[name] = index[name]
-        else:
+        """The task files that an lm-eval task needs, and whether its datasets are in the mirror."""
+        if name not in index:
             message = f"unknown task {name!r}; " + choices(name, list(index))
+            self.inputs.problems.append(Problem(place, message))
+            return
+        self.inputs.task_folders[name] = index[name]
+        filled_by_hand = not self.manifest.repositories
+        if index[name] != [DEMO] and not filled_by_hand and name not in self.manifest.tasks:
+            message = f"task {name}: its datasets are not in the mirror; {hub.prefetch_hint}"
             self.inputs.problems.append(Problem(place, message))
 
 
-def _used_datasets(grid: Grid) -> set[str]:
+def used_datasets(grid: Grid) -> set[str]:
     """The datasets that the grid's cells, reference or perplexities read, and their parents."""
     used = {d for block in grid.cells for d in block.dataset or []}
     used |= {r for m in grid.model if (r := grid.reference_of(m)) is not None}
@@ -207,6 +254,18 @@ def _used_datasets(grid: Grid) -> set[str]:
     return used
 
 
+def hub_datasets(grid: Grid, base: Path) -> list[tuple[str, DatasetSpec]]:
+    """The hub ids, with revisions, of the datasets and texts that a grid reads, and their specs."""
+    specs = [grid.dataset_spec(name) for name in sorted(used_datasets(grid))]
+    specs += [perplexity_texts().get(name) for name in grid.evaluate.perplexity]
+    return [
+        (sources.hub_name(spec), spec)
+        for spec in specs
+        if spec is not None and spec.path is not None and spec.path not in LOADERS
+        if hub.is_hub_id(spec.path, base)
+    ]
+
+
 def demo_model_folder() -> Path:
     """The model that ships with the demo."""
     return Path(__file__).parent / "demo" / "model"
@@ -214,7 +273,7 @@ def demo_model_folder() -> Path:
 
 def uses_demo(grid: Grid) -> bool:
     """Does the grid read the demo's text, which the launcher has to collect first?"""
-    specs = [grid.dataset_spec(n) for n in _used_datasets(grid)]
+    specs = [grid.dataset_spec(n) for n in used_datasets(grid)]
     specs += [perplexity_texts().get(n) for n in grid.evaluate.perplexity]
     files = [f for spec in specs if spec is not None for f in spec.data_files or []]
     return any(f.startswith("demo:") for f in files) or any(
@@ -227,7 +286,14 @@ def fetch_missing(grid: Grid, inputs: Inputs, say: Callable[[str], None]) -> Non
     for name, model in inputs.models.items():
         if model.folder is None:
             say(f"fetching model {name}")
-            hub.fetch(name, "model", [*SCIENCE_FILES, "generation_config.json"])
+            repository = hub.resolve(name, "model")
+            wanted = models.wanted_files(list(repository.files))
+            if models.pickled(wanted):
+                raise ValueError(
+                    f"model {name} has pickled weights only; `python -m jobs.prefetch GRID "
+                    "--mirror DIR` converts them"
+                )
+            hub.fetch(repository, hub.split_revision(name)[1], wanted)
     for entry in [*inputs.datasets.values(), *inputs.texts.values()]:
         if entry.spec.path is not None and entry.source is None:
             say(f"fetching dataset {entry.spec.path}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import socket
-import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
+
+from cluster.code import commit
+from cluster.driver import cuda_version
 
 PACKAGES = ("calgrid", "torch", "transformers", "datasets", "datasketch", "lm-eval", "tokenizers")
 
@@ -17,31 +18,16 @@ PACKAGES = ("calgrid", "torch", "transformers", "datasets", "datasketch", "lm-ev
 @cache
 def provenance() -> dict[str, Any]:
     """Commit, package versions, host and GPU of this process, for the record."""
+    revision, dirty = commit()
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain")),
+        "commit": revision,
+        "dirty": dirty,
         "image": os.environ.get("CALGRID_IMAGE"),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "host": socket.gethostname(),
+        "host": os.environ.get("CALGRID_HOST") or socket.gethostname(),
         **_gpu(),
     }
-
-
-def _git(*arguments: str) -> str | None:
-    """What git says of the folder of this code; None where it is no checkout or git is missing."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=10,
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _version(package: str) -> str | None:
@@ -54,6 +40,7 @@ def _version(package: str) -> str | None:
 def _gpu() -> dict[str, Any]:
     import torch
 
-    if not torch.cuda.is_available():
-        return {"gpu": None, "cuda": None}
-    return {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    driver = cuda_version()
+    known = {"cuda": torch.version.cuda, "driver": ".".join(map(str, driver)) if driver else None}
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"gpu": name, **known}

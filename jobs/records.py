@@ -13,6 +13,7 @@ from jobs.cells import Cell
 from jobs.files import finite, unique_suffix, write_json
 from jobs.heartbeat import Heartbeat
 from jobs.run import Evaluation, RunFolder
+from jobs.tasks import task_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -108,7 +109,7 @@ def _evaluate(stages: Stages, cell: Cell, model: PreTrainedModel, evaluation: Ev
         runner = TaskRunner(model, tokenizer, settings.max_length, settings.bos)
         return runner.run(
             evaluation.name,
-            plan.inputs.task_folders[evaluation.name],
+            [task_folder(name) for name in plan.inputs.task_folders[evaluation.name]],
             evaluation.settings["num_fewshot"],
             settings.limit,
             plan.inputs.mirror,

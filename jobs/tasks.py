@@ -78,8 +78,17 @@ def demo_tasks_folder() -> Path:
     return Path(str(files("jobs") / "demo" / "tasks"))
 
 
+DEMO = "demo:"
+"""Stands in the index for the demo's own task files."""
+
+
+def task_folder(name: str) -> str:
+    """Where a folder of the index lies here; on another machine it lies elsewhere."""
+    return str(demo_tasks_folder() if name == DEMO else tasks_folder() / name)
+
+
 def task_index(cache_folder: Path) -> dict[str, list[str]]:
-    """Folders of task files by the name of the task, group or tag that needs them.
+    """Folders of task files, as `task_folder` takes them, by the task, group or tag needing them.
 
     lm-eval reads its 15,000 task files for seconds; this index is read once per lm-eval version
     and kept in `cache_folder`.
@@ -90,11 +99,8 @@ def task_index(cache_folder: Path) -> dict[str, list[str]]:
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(_build_index(tasks_folder())), "utf-8")
         partial.replace(path)
-    root = tasks_folder()
-    relative: dict[str, list[str]] = json.loads(path.read_text("utf-8"))
-    index = {name: [str(root / f) for f in folders] for name, folders in relative.items()}
-    demo = {p.stem: [str(p.parent)] for p in demo_tasks_folder().glob("*.yaml")}
-    return index | demo
+    index: dict[str, list[str]] = json.loads(path.read_text("utf-8"))
+    return index | {p.stem: [DEMO] for p in demo_tasks_folder().glob("*.yaml")}
 
 
 def _build_index(folder: Path) -> dict[str, list[str]]:

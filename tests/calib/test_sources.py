@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,8 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from calib.sources import fetch, locate, read_rows, read_texts
+from calib.sources import every_split, locate, read_rows, read_texts
 from calib.spec import DatasetSpec
-from prune.model import hub
 
 TEXTS = ["first text", "second\u2028text, of one line", 'third "text"\nof two lines']
 
@@ -289,14 +289,44 @@ def test_a_folder_is_a_repository_too(tmp_path: Path) -> None:
     assert list(read_texts(locate(spec, tmp_path, None, None))) == ["train.jsonl"]
 
 
-def test_fetching_asks_for_the_files_that_are_read(
-    declared: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("names", "shards", "lacks"),
+    [
+        (["train-00000-of-00003.jsonl"], 3, "train-00001-of-00003, train-00002-of-00003"),
+        (["train-00000-of-00003.jsonl"], None, "train-00001-of-00003, train-00002-of-00003"),
+        (["train-00001-of-00002-ab12.jsonl", "train-00002-of-00002-cd34.jsonl"], None, None),
+        (["train-00000-of-00003.jsonl"], 1, None),
+        (["train-00001-of-00003.jsonl"], 1, "train-00000-of-00003"),
+        (["part-a.jsonl"], 3, "it has 1 of 3"),
+        (["part-a.jsonl"], None, None),
+    ],
+)
+def test_a_part_of_a_repository_is_not_taken_for_the_whole(
+    names: list[str], shards: int | None, lacks: str | None, tmp_path: Path
 ) -> None:
-    folder = declared / "owner" / "name"
-    names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
-    asked: list[object] = []
-    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", lambda *a, **k: names)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, file, **k: folder / file)
-    monkeypatch.setattr(hub, "fetch", lambda *given: asked.append(given))
-    fetch(DatasetSpec(path="owner/name", name="small", shards=1, revision="v1"))
-    assert asked == [("owner/name@v1", "dataset", ["README.md", "small/part-0.jsonl"])]
+    repository(tmp_path, None, *names)
+    if lacks is None:
+        assert from_mirror(tmp_path, shards=shards) == names
+        return
+    with pytest.raises(FileNotFoundError, match=re.escape(lacks)):
+        from_mirror(tmp_path, shards=shards)
+
+
+def test_every_split_of_a_configuration() -> None:
+    names = ["README.md", "a/train.csv", "a/test.csv", "b/test.csv", "dataset_infos.json", "x.pdf"]
+    card = """---
+configs:
+- {config_name: a, data_files: [{split: train, path: a/train.csv}, {split: test, path: a/te*}]}
+- {config_name: b, data_dir: b}
+---
+"""
+    described = ["README.md", "dataset_infos.json"]
+    wanted = {
+        "a": ["a/test.csv", "a/train.csv"],
+        # datasets looks at the first configuration whatever is asked for
+        "b": ["a/test.csv", "a/train.csv", "b/test.csv"],
+    }
+    for config, files in wanted.items():
+        assert every_split(names, card, config, None) == sorted(described + files)
+    assert every_split(names, "", "b", None) == sorted([*described, "b/test.csv"])
+    assert every_split(names, "", None, ["b/*"]) == sorted([*described, "b/test.csv"])

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError
 
 from prune.model.hub import NotFetchedError, find, split_revision
 
@@ -68,27 +67,29 @@ def test_a_folder_that_is_not_there(name: str, tmp_path: Path) -> None:
             find(name, "model", mirror, tmp_path / "grids")
 
 
-def test_the_hub_cache_is_asked_for_the_revision_and_nothing_is_fetched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def cached(home: Path, kind: str, commit: str, reference: str) -> Path:
+    """A repository in the hub cache at `home`, as the hub's library lays it out."""
+    storage = home / f"{kind}s--owner--name"
+    (storage / "refs").mkdir(parents=True)
+    (storage / "refs" / reference).write_text(commit)
+    return folder(storage / "snapshots" / commit)
+
+
+@pytest.mark.usefixtures("no_hub")
+@pytest.mark.parametrize(("asked", "reference"), [("owner/name", "main"), ("owner/name@v1", "v1")])
+def test_the_hub_cache_is_looked_into_and_nothing_is_fetched(
+    asked: str, reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Any] = []
-
-    def cached(repo: str, **options: Any) -> str:
-        asked.append((repo, options))
-        return str(tmp_path)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", cached)
-    assert find("owner/name@v1", "dataset", None, tmp_path) == tmp_path
-    options = {"repo_type": "dataset", "revision": "v1", "local_files_only": True}
-    assert asked == [("owner/name", options)]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    there = cached(tmp_path, "dataset", "a" * 40, reference)
+    assert find(asked, "dataset", None, tmp_path) == there
+    assert find(f"owner/name@{'a' * 40}", "dataset", None, tmp_path) == there
 
 
+@pytest.mark.usefixtures("no_hub")
 def test_an_id_that_is_not_in_the_cache_is_not_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(repo: str, **options: Any) -> str:
-        raise LocalEntryNotFoundError("not cached")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", missing)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(NotFetchedError, match="model 'owner/name@v1' is not on this machine yet"):
         find("owner/name@v1", "model", None, tmp_path)
