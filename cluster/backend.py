@@ -8,9 +8,10 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from signal import Signals
 from typing import Literal, Protocol
 
 from cluster.profile import Profile
@@ -23,6 +24,10 @@ BACKENDS = {
 
 Kind = Literal["error", "killed", "memory", "timeout", "cancelled", "lost"]
 """Why a job ended badly: by itself, by a signal, for memory, time, by a person, with its node."""
+
+
+Say = Callable[[str], None]
+"""Tells people something, a line."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,13 @@ class Backend(Protocol):
     def __init__(self, profile: Profile, run: Path) -> None:
         """Open the backend of a profile for one run folder."""
 
+    def prepare(self, say: Say) -> None:
+        """See that jobs can run here, before any is submitted; may take long, and says so.
+
+        Raises:
+            InputError: they cannot, and what to do.
+        """
+
     def describe(self) -> str:
         """Where jobs run, in a few words for people."""
 
@@ -105,6 +117,9 @@ class Backend(Protocol):
 
     def drop(self) -> None:
         """Forget the jobs that have not started."""
+
+    def signal(self, number: Signals) -> None:
+        """Send a signal to every job that runs."""
 
     def stop(self) -> None:
         """End every job, those queued too."""

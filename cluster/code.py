@@ -42,6 +42,7 @@ def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]
     return sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
 
 
+@cache
 def commit() -> tuple[str | None, bool | None]:
     """The git commit of this code, and whether files differ from it; as its image says, if any.
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+from cluster.backend import Say
 from cluster.code import ROOT, code_files, code_hash, commit, differences
 from cluster.container import Sandbox, User, command
 from cluster.profile import Container, expand
@@ -33,14 +35,17 @@ PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY",
 MOST_LINES = 25
 """Last lines of a failed build that are shown."""
 
-Say = Callable[[str], None]
 
-
-def prepare(container: Container, gpus: bool, say: Say) -> tuple[str, str]:
+def prepare(
+    container: Container, gpus: bool, runs: Path, say: Say, build: bool = True
+) -> tuple[str, str]:
     """Make sure that the image of a profile is there and holds this code.
 
     Args:
-        container: of the profile. gpus: will it be given any? say: told what takes long.
+        container: of the profile. gpus: will it be given any?
+        runs: the folder of runs, where the hashes of image files are remembered.
+        say: told what takes long.
+        build: build it here if it is missing; not where other machines run the jobs.
 
     Returns:
         The image as the runtime takes it, and its digest.
@@ -53,13 +58,15 @@ def prepare(container: Container, gpus: bool, say: Say) -> tuple[str, str]:
         image = expand(container.image)
         if container.runtime == "apptainer":
             check_code(container, image)
-        return image, file_digest(Path(image)) or image
+        return image, digest_of(container, runs)
     check_engine(container.runtime)
-    built_here = ":" not in container.image.rpartition("/")[2] and "@" not in container.image
+    built_here = (
+        build and ":" not in container.image.rpartition("/")[2] and "@" not in container.image
+    )
     image = f"{container.image}:{_tag(gpus)}" if built_here else container.image
     digest = engine_digest(container.runtime, image)
     if digest is None and built_here:
-        build(container.runtime, image, gpus, say)
+        build_image(container.runtime, image, gpus, say)
         digest = engine_digest(container.runtime, image)
     if digest is None:
         raise InputError(
@@ -105,12 +112,28 @@ def engine_digest(runtime: str, image: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def file_digest(path: Path) -> str | None:
-    """The hash of an image file; None where it is no file here, for example a tag for pyxis."""
+def digest_of(container: Container, runs: Path) -> str:
+    """The digest of an image on this node; its name where there is none to be had.
+
+    Image files are hashed once, and remembered by path, size and time in the folder of runs.
+    """
+    image = expand(container.image or "")
+    if container.runtime in ("docker", "podman"):
+        return engine_digest(container.runtime, image) or image
+    path = Path(image)
     if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+        return image  # a tag, which pyxis resolves itself
+    stat = path.stat()
+    name = f"{path}|{stat.st_size}|{stat.st_mtime_ns}"
+    known = runs / ".fingerprints" / f"image-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    if not known.is_file():
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        known.parent.mkdir(parents=True, exist_ok=True)
+        partial = known.with_name(f"{known.name}.{platform.node()}.{os.getpid()}")
+        partial.write_text(f"sha256:{digest}", "utf-8")
+        partial.replace(known)
+    return known.read_text("utf-8")
 
 
 def check_code(container: Container, image: str) -> None:
@@ -145,7 +168,7 @@ def drift_message(image: str, wrong: list[str]) -> str:
     )
 
 
-def build(runtime: str, image: str, gpus: bool, say: Say) -> None:
+def build_image(runtime: str, image: str, gpus: bool, say: Say) -> None:
     """Build an image from this code, saying each step.
 
     Raises:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from cluster.backend import Ended, Job, job_environment
+from cluster.backend import Ended, Job, Say, job_environment
 from cluster.profile import Profile
 
 STOP_SECONDS = 10.0
@@ -32,7 +32,7 @@ def cores() -> int:
 class LocalBackend:
     """Runs jobs as processes, `concurrency` at a time, each with its share of cores and GPUs.
 
-    A subclass that runs them otherwise, for example in containers, overrides `command` and `kill`.
+    A subclass that runs them otherwise, for example in containers, overrides `_launch` and `kill`.
     """
 
     interval = 0.1
@@ -46,6 +46,9 @@ class LocalBackend:
         self._free = list(range(self.slots))
         self._waiting: list[Job] = []
         self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
+
+    def prepare(self, say: Say) -> None:
+        """Nothing: this very Python runs the jobs."""
 
     def describe(self) -> str:
         """Where jobs run, in a few words for people."""
@@ -85,6 +88,11 @@ class LocalBackend:
 
     def finish(self) -> None:
         """Nothing is left behind."""
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to every job that runs."""
+        for job, process in self._running.values():
+            self.kill(job, process, number)
 
     def stop(self) -> None:
         """Drop what waits; interrupt every job, wait a moment, kill what is left."""

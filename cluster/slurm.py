@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import shlex
+import shutil
 import subprocess
 import time
 from collections import Counter
@@ -12,11 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
-from cluster import squeue
+from cluster import image, squeue
 from cluster.arrays import Array
-from cluster.backend import Ended, Job
+from cluster.backend import Ended, Job, Say
 from cluster.profile import Profile
 from cluster.squeue import LIVE, Account, AwayError, Entry, Verdict
 from cluster.submission import FullError, RefusedError, adopt, script, submit
@@ -74,6 +76,16 @@ class SlurmBackend:
         place = f"partition {self.profile.partition}" if self.profile.partition else "Slurm"
         runtime = self.profile.container.runtime
         return place if runtime == "none" else f"{place}, in containers of {runtime}"
+
+    def prepare(self, say: Say) -> None:
+        """See that the image is there and holds this code, as far as this machine can tell.
+
+        Raises:
+            InputError: no job could run.
+        """
+        container = self.profile.container
+        if container.runtime != "none" and shutil.which(container.runtime):
+            image.prepare(container, False, self.folder.parent.parent, say, build=False)
 
     def live(self) -> list[Job]:
         """The jobs that are queued or running, those of earlier launchers too."""
@@ -337,6 +349,11 @@ class SlurmBackend:
     def drop(self) -> None:
         """Cancel the jobs that have not started."""
         self._cancel("--state=PENDING")
+
+    def signal(self, number: Signals) -> None:
+        """Send a signal to every job that runs."""
+        who = ("--user", getpass.getuser(), "--name", self.name)
+        _run("scancel", f"--signal={number.name}", *who)
 
     def stop(self) -> None:
         """Cancel every job, and the one that was to run at last."""

@@ -17,7 +17,9 @@ from types import FrameType
 
 from cluster.arrays import job_from_json
 from cluster.backend import Job, job_environment
-from cluster.profile import Profile
+from cluster.contained import finish, start
+from cluster.image import digest_of
+from cluster.profile import Profile, expand
 
 SIGNAL_SECONDS = 120
 """How long before its time limit a job is told."""
@@ -54,6 +56,7 @@ class _Task:
         self.profile = profile
         self.asked: signal.Signals | None = None
         self.asked_at = 0.0
+        self.kind: str | None = None
         limit = job.timeout_min * 60 - signal_seconds(job.timeout_min) - SWEEP_SECONDS
         self.late = time.time() + limit
 
@@ -65,7 +68,7 @@ class _Task:
         code = self._work()
         if self.asked is not None and code not in (0, 1):
             code = self._leave(code)
-        self._say(code)
+        self._say(code, self.kind)
         if code:
             sys.exit(code if code > 0 else 128 - code)
 
@@ -85,6 +88,8 @@ class _Task:
             environment.setdefault("OMP_NUM_THREADS", cpus)
         if self.profile.local_disk:
             environment["TMPDIR"] = os.path.expandvars(self.profile.local_disk)
+        if self.profile.container.runtime != "none":
+            return self._work_contained(cpus)
         self.job.log.parent.mkdir(parents=True, exist_ok=True)
         with self.job.log.open("ab") as log:
             child = subprocess.Popen(
@@ -94,6 +99,21 @@ class _Task:
                 stderr=subprocess.STDOUT,
                 env=environment,
             )
+        return self._wait(child)
+
+    def _work_contained(self, cpus: str | None) -> int:
+        """The same in a container; a container outlives its client, and is ended by name."""
+        container = self.profile.container
+        share = {"CALGRID_LATE": str(self.late)}
+        if cpus:
+            share |= {"OMP_NUM_THREADS": cpus, "MKL_NUM_THREADS": cpus}
+        digest = digest_of(container, Path(self.job.writes[0]))
+        child, box = start(self.profile, self.job, expand(container.image or ""), digest, share)
+        ended = finish(box, self.job, self._wait(child))
+        self.kind = ended.kind
+        return -9 if ended.code is None else ended.code
+
+    def _wait(self, child: subprocess.Popen[bytes]) -> int:
         told = False
         while True:
             try:

@@ -21,6 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cluster.caches import compile_caches
+from cluster.code import code_hash
+from cluster.driver import misfit
 from jobs.claims import take
 from jobs.failures import record_failure, worth_another
 from jobs.heartbeat import Heartbeat
@@ -131,10 +134,15 @@ def attempt_cell(run: RunFolder, plan: Plan, key: str) -> bool:
 
 def run_cell(run: RunFolder, plan: Plan, key: str, beat: Heartbeat) -> None:
     """The whole experiment: text to calibration set to pruned model to scores, each recorded."""
+    import torch
+
     from jobs.prune_stage import kept_model, prune_and_record
     from jobs.records import evaluate_and_record
     from jobs.stages import Stages, free_memory
 
+    contained = "CALGRID_IMAGE" in os.environ
+    if (contained or torch.version.cuda) and (problem := misfit(torch.version.cuda)):
+        raise RuntimeError(problem)
     cell = plan.cell(key)
     stages = Stages(run, plan, beat)
     recorded = run.record(key).is_file() and run.is_kept(plan, key)
@@ -200,7 +208,12 @@ def peak_memory_bytes() -> int:
 
 
 def quiet_libraries(plan: Plan, run: RunFolder) -> None:
-    """No progress bars in logs; no network where a mirror stands for it; caches beside the runs."""
+    """No progress bars in logs; no network where a mirror stands for it; caches beside the runs.
+
+    Ends the process where an image holds other code than the launcher: before anything is computed.
+    """
+    if problem := code_problem():
+        sys.exit(problem)
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_CACHE", str(run.artefacts / "datasets-cache"))
@@ -208,6 +221,19 @@ def quiet_libraries(plan: Plan, run: RunFolder) -> None:
     os.environ.setdefault("TRITON_CACHE_DIR", str(run.artefacts / "kernels"))
     if plan.inputs.mirror is not None:
         os.environ["HF_HUB_OFFLINE"] = "1"
+    scratch = os.environ.get("CALGRID_SCRATCH")
+    base = Path(scratch) if scratch else run.artefacts
+    for name, folder in compile_caches(base / "compiled").items():
+        os.environ.setdefault(name, folder)
+
+
+def code_problem() -> str | None:
+    """Why this image must not run a job of the launcher's; None where their code is the same."""
+    wanted = os.environ.get("CALGRID_CODE")
+    if wanted is None or wanted == code_hash():
+        return None
+    image = os.environ.get("CALGRID_IMAGE")
+    return f"the image {image} holds other code than the launcher: build it anew"
 
 
 if __name__ == "__main__":

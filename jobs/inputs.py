@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import BaseModel, Field
@@ -96,7 +97,8 @@ class Inputs(BaseModel):
             return digest({"mixture": weights, "max_documents": spec.max_documents, "version": 1})
         return entry.identity
 
-    def reads(self) -> list[str]:
+    @cached_property
+    def reads(self) -> tuple[str, ...]:
         """The folders and files that jobs read, and where links among them lead."""
         paths = [p for p in (self.mirror, self.demo) if p is not None]
         for model in self.models.values():
@@ -109,7 +111,7 @@ class Inputs(BaseModel):
         for folder, members in files.items():  # a few files do not open a whole folder
             many = len(set(members)) > MOST_FILES
             paths += [folder, *{p.resolve().parent for p in members}] if many else members
-        return [str(p) for p in outermost(paths)]
+        return tuple(str(p) for p in outermost(paths))
 
 
 MOST_FILES = 32

@@ -180,6 +180,7 @@ def _launch(
 
     with lead(run, profile, lambda: console.print("another launch leads this run; waiting for it")):
         backend = open_backend(profile, run.path)
+        backend.prepare(lambda line: _plain(console, line))
         state = to_run(run, planned.plan, options.retry_failed)
         console.print(
             f"backend {profile.backend}: {backend.describe()}; {len(state.queued):,} of "
@@ -194,6 +195,10 @@ def _launch(
         with show.Watch(run, planned.cells, console) as watch:
             drive(run, planned.plan, planned.cells, state, backend, watch)
     return _finish(run, state, console)
+
+
+def _plain(console: Console, line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _finish(run: RunFolder, state: object, console: Console) -> int:

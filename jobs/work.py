@@ -112,19 +112,9 @@ def _job(
         log=log,
         env=env,
         after=after,
-        reads=_reads(plan),
+        reads=plan.inputs.reads,
         writes=(str(run.path.parent),),
         gpus=plan.resources.gpus if gpus is None else gpus,
         mem_gb=mem_gb,
         timeout_min=COLLECT_MINUTES if module == "jobs.settle" else plan.resources.timeout_min,
     )
-
-
-def _reads(plan: Plan) -> tuple[str, ...]:
-    """Every folder outside the run that cells read: models, the files of texts, the mirror."""
-    inputs = plan.inputs
-    folders = {model.folder for model in inputs.models.values()}
-    for entry in (*inputs.datasets.values(), *inputs.texts.values()):
-        folders |= {file.parent for file in (entry.source.files if entry.source else ())}
-    folders |= {inputs.mirror, inputs.demo}
-    return tuple(sorted({str(folder) for folder in folders if folder is not None}))

@@ -178,6 +178,9 @@ class HereBackend:
     def __init__(self, *_: Any) -> None:
         self.waiting: list[Any] = []
 
+    def prepare(self, say: Any) -> None:
+        pass
+
     def describe(self) -> str:
         return "this process"
 

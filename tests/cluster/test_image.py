@@ -39,7 +39,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
 
 def said(container: Container) -> str:
     with pytest.raises(InputError) as error:
-        image.prepare(container, False, print)
+        image.prepare(container, False, Path("/nowhere"), print)
     return "\n".join(error.value.lines)
 
 
@@ -54,7 +54,7 @@ def test_an_image_without_a_tag_is_built_once(engine: Engine, tmp_path: Path) ->
         f"image) test -e {built} && echo sha256:aa ;; esac"
     )
     steps: list[str] = []
-    name, digest = image.prepare(OURS, False, steps.append)
+    name, digest = image.prepare(OURS, False, tmp_path, steps.append)
     assert digest == "sha256:aa"
     assert re.fullmatch(r"calgrid:[0-9a-f]{12}", name)
     assert any("RUN it" in step for step in steps)
@@ -63,9 +63,9 @@ def test_an_image_without_a_tag_is_built_once(engine: Engine, tmp_path: Path) ->
     assert f"--build-arg CODE_SHA256={code_hash()}" in build
     assert "--pull" not in build  # there may be no registry
     asked.unlink()
-    assert image.prepare(OURS, False, steps.append) == (name, digest)
+    assert image.prepare(OURS, False, tmp_path, steps.append) == (name, digest)
     assert "build" not in asked.read_text()
-    assert image.prepare(OURS, True, steps.append)[0] != name  # with GPUs it is another
+    assert image.prepare(OURS, True, tmp_path, steps.append)[0] != name  # with GPUs it is another
 
 
 def test_a_folder_of_wheels_comes_into_the_build(
@@ -116,7 +116,7 @@ def test_other_code_is_refused_by_name(engine: Engine, tmp_path: Path) -> None:
 def test_an_image_with_this_code_is_taken(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "code.json").write_text(json.dumps(code_files()))
     engine(f"case $1 in image) echo sha256:aa ;; run) cat {tmp_path}/code.json ;; esac")
-    assert image.prepare(THEIRS, False, print) == ("site/calgrid:7", "sha256:aa")
+    assert image.prepare(THEIRS, False, tmp_path, print) == ("site/calgrid:7", "sha256:aa")
 
 
 def test_an_image_that_does_not_start(engine: Engine) -> None:
