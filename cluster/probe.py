@@ -118,7 +118,7 @@ def run_job(profile: Profile, folder: Path, console: Console) -> bool:
     run.mkdir()
     (run / "nonce").write_text(run.name, "utf-8")
     backend = open_backend(profile, run)
-    backend.prepare(console.print)
+    backend.prepare(lambda line: console.print(line, markup=False))
     job = Job(
         name="probe",
         command=("-m", "cluster.inside", str(run)),

@@ -22,6 +22,7 @@ from cluster.yamlfile import InputError
 from jobs.files import write_json
 from jobs.planning import Planned, plan_grid
 from jobs.run import RunFolder
+from jobs.tasks import DEMO
 
 EXIT_DONE, EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -36,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         planned = plan_grid(options.grid, options.set, options.out)
         if not options.dry_run:
             planned = _prepare(planned, options, console)
+            _check_place(planned, profile, options, console)
     except InputError as error:
         for line in error.lines:
             print(line, file=sys.stderr)
@@ -165,6 +167,32 @@ def _detach(run: RunFolder, arguments: list[str], console: Console) -> int:
 def _say_left(run: RunFolder, console: Console, how: str) -> None:
     where = os.path.relpath(run.path)
     console.print(f"{how}\nsee `python -m jobs.status {where}`", highlight=False, soft_wrap=True)
+
+
+def _check_place(
+    planned: Planned, profile: Profile, options: argparse.Namespace, console: Console
+) -> None:
+    """See that jobs can run where they shall, before anything is written.
+
+    Raises:
+        InputError: they cannot.
+    """
+    from cluster.backend import open_backend
+
+    container, inputs = profile.container, planned.plan.inputs
+    offline = container.runtime != "none" and not container.network
+    asking = [t.name for t in planned.grid.evaluate.tasks if inputs.task_folders[t.name] != [DEMO]]
+    if offline and inputs.mirror is None and asking:
+        grid = options.grid
+        raise InputError(
+            [
+                f"{grid}: the datasets of {', '.join(asking)} are on the hub, and containers have "
+                f"no network; run `python -m jobs.prefetch {grid} --mirror DIR` and set "
+                "mirror: DIR, or set container.network: true in the profile"
+            ]
+        )
+    run = options.out / planned.plan.name
+    open_backend(profile, run.resolve()).prepare(lambda line: _plain(console, line))
 
 
 def _launch(

@@ -124,6 +124,22 @@ def test_the_image_says_what_it_was_made_from(built: str) -> None:
     image.check_code(Container(runtime="docker", image=built), built)
 
 
+def test_the_same_on_slurm_with_docker_as_the_runtime(
+    cluster: object, built: str, write_grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The job is a child of Slurm's, the container a child of the engine's; signals reach both."""
+    profile = tmp_path / "site.yaml"
+    profile.write_text(f"backend: slurm\ncontainer: {{runtime: docker, image: '{built}'}}\n")
+    changes = SMALL | {"{cells_per_job: 9}": "{mem_gb: 2, gpus: 0, cells_per_job: 2}"}
+    grid = write_grid(changes)
+    launch(grid, tmp_path / "a", str(profile))
+    launch(grid, tmp_path / "b", "local")
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+    record = json.loads(next((tmp_path / "a/tiny/cells").glob("*.json")).read_text())
+    assert record["provenance"]["image"] == image.engine_digest("docker", built)
+    assert containers() == []
+
+
 class TestNothingIsLost:
     """Something ends in the middle of a run; then all cells are done once, and nothing is left."""
 
