@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -97,6 +98,13 @@ def client(box: Sandbox, job: Job, share: Mapping[str, str]) -> list[str]:
     if not box.network:
         env["HF_HUB_OFFLINE"] = "1"
     return command(box, ["python", "-P", *job.command], env)
+
+
+def preview(profile: Profile, job: Job, share: Mapping[str, str] | None = None) -> str:
+    """The command line of a job, for people; names and temporary folders vary."""
+    local_disk = "/tmp/calgrid" if profile.container.runtime == "apptainer" else None
+    box = sandbox(profile, job, profile.container.image or "", local_disk=local_disk)
+    return shlex.join(client(box, job, share or {}))
 
 
 def start(

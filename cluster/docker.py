@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -45,8 +44,7 @@ class DockerBackend(LocalBackend):
     def preview(self, jobs: Sequence[Job]) -> Iterator[str]:
         """The command lines; the names of containers and of temporary folders vary."""
         for job in jobs:
-            box = contained.sandbox(self.profile, job, self.image, local_disk="/tmp/calgrid")
-            yield shlex.join(contained.client(box, job, self._share(0)))
+            yield contained.preview(self.profile, job, self._share(0))
 
     def poll(self) -> Iterator[Ended]:
         """The jobs that ended since the last call; starts those that have room now."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
-from cluster import image, squeue
+from cluster import contained, image, squeue
 from cluster.arrays import Array
 from cluster.backend import Ended, Job, Say
 from cluster.profile import Profile
@@ -378,6 +378,8 @@ class SlurmBackend:
                 after = sorted({*after, f"ARRAY-{number - 1}"})
             arrays |= dict.fromkeys((job.name for job in chunk), array)
             first = shlex.join(["python", *chunk[0].command])
+            if self.profile.container.runtime != "none":
+                first = contained.preview(self.profile, chunk[0])
             yield f"# {array}: {len(chunk):,} jobs; the first: {first}"
             yield script(self.folder / array, chunk, self.profile, self.name, after)
 
