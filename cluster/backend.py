@@ -43,6 +43,7 @@ class Job:
             they end.
         reads, writes: folders and files that it needs, at the same path wherever it runs.
         gpus, mem_gb, timeout_min: what it asks for.
+        bare: it speaks to the batch system, so it runs in no container.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Job:
     gpus: int = 0
     mem_gb: int = 4
     timeout_min: int = 60
+    bare: bool = False
 
 
 @dataclass(frozen=True)

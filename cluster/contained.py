@@ -103,7 +103,8 @@ def client(box: Sandbox, job: Job, share: Mapping[str, str]) -> list[str]:
 def preview(profile: Profile, job: Job, share: Mapping[str, str] | None = None) -> str:
     """The command line of a job, for people; names and temporary folders vary."""
     local_disk = "/tmp/calgrid" if profile.container.runtime == "apptainer" else None
-    box = sandbox(profile, job, profile.container.image or "", local_disk=local_disk)
+    environment = {**os.environ, **(share or {})}
+    box = sandbox(profile, job, profile.container.image or "", environment, local_disk)
     return shlex.join(client(box, job, share or {}))
 
 

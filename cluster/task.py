@@ -88,7 +88,7 @@ class _Task:
             environment.setdefault("OMP_NUM_THREADS", cpus)
         if self.profile.local_disk:
             environment["TMPDIR"] = os.path.expandvars(self.profile.local_disk)
-        if self.profile.container.runtime != "none":
+        if self.profile.container.runtime != "none" and not self.job.bare:
             return self._work_contained(cpus)
         self.job.log.parent.mkdir(parents=True, exist_ok=True)
         with self.job.log.open("ab") as log:

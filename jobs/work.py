@@ -117,4 +117,5 @@ def _job(
         gpus=plan.resources.gpus if gpus is None else gpus,
         mem_gb=mem_gb,
         timeout_min=COLLECT_MINUTES if module == "jobs.settle" else plan.resources.timeout_min,
+        bare=module == "jobs.settle",
     )
