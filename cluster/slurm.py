@@ -234,7 +234,7 @@ class SlurmBackend:
 
     def _forget_last(self) -> None:
         for array in Array.all_in(self.folder / "last"):
-            if not array.id or array.id != os.environ.get("SLURM_JOB_ID"):  # not this very one
+            if not array.id or array.id != os.environ.get("CALGRID_SLURM_JOB"):  # not this very one
                 if array.id:
                     _run("scancel", array.id)
                 array.discard()

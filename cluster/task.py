@@ -83,6 +83,7 @@ class _Task:
     def _work(self) -> int:
         """Run the job to its end; returns its exit code, negative for a signal."""
         environment = job_environment() | dict(self.job.env) | {"CALGRID_LATE": str(self.late)}
+        environment["CALGRID_SLURM_JOB"] = _slurm_id()
         cpus = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
         if cpus:
             environment.setdefault("OMP_NUM_THREADS", cpus)

@@ -47,10 +47,11 @@ def main(cells: int = 10_000) -> None:
         grid = _write(folder, cells)
         try:
             launch = ["jobs.launch", str(grid), "--cluster", str(folder / "held.yaml"), "--detach"]
-            seconds = _time(*launch, "--out", str(folder / "runs"))
-            queued = len(_queue())
+            seconds, busy = _time(*launch, "--out", str(folder / "runs"))
             print(
-                f"{cells:,} cells planned, written, submitted: {seconds:.1f} s; queued {queued:,}"
+                f"{cells:,} cells planned, written, submitted: {seconds:.1f} s ({busy:.1f} s of "
+                f"processors); jobs in the queue: {len(_queue()):,}",
+                flush=True,
             )
             single = _plain(folder / "plain")
             print(
