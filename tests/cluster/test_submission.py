@@ -162,3 +162,21 @@ def test_the_shell_reads_the_script(tmp_path: Path) -> None:
     path = tmp_path / "script.sh"
     path.write_text("\n".join(flags(Profile(backend="slurm", setup=["echo 'a b'"]))))
     subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_the_last_job_takes_the_place_of_the_one_before_and_never_of_itself(
+    sbatch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scancel = sbatch / "bin" / "scancel"
+    scancel.write_text(f'#!/bin/sh\necho "$@" >> {sbatch}/cancelled\n')
+    scancel.chmod(0o755)
+    backend = open_backend(Profile(backend="slurm"), sbatch / "run")
+    backend.at_last(JOB)
+    monkeypatch.setenv("CALGRID_SLURM_JOB", "77")  # as in the job that collects
+    backend.at_last(JOB)
+    assert not (sbatch / "cancelled").exists()
+    monkeypatch.delenv("CALGRID_SLURM_JOB")
+    backend.at_last(JOB)
+    assert (sbatch / "cancelled").read_text().split() == ["77", "77"]
+    backend.finish()
+    assert not list((sbatch / "run" / "slurm" / "last").iterdir())
