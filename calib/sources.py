@@ -1,14 +1,10 @@
-"""From what a dataset names to the files it is read from, and to their texts."""
+"""From what a dataset names to the files it is read from."""
 
 from __future__ import annotations
 
-import csv
 import glob
-import io
-import json
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,6 +13,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from calib.rows import RowFormat, some
 from calib.spec import LOADERS, DatasetSpec
 from prune.model import hub
 
@@ -45,12 +42,12 @@ class Source:
 
     Attributes:
         loader: one of `LOADERS`. files: in order of name.
-        column: the column that holds the text.
+        rows: how a row becomes a document.
     """
 
     loader: str
     files: tuple[Path, ...]
-    column: str
+    rows: RowFormat
 
 
 def locate(spec: DatasetSpec, base: Path, mirror: Path | None, demo: Path | None) -> Source:
@@ -68,7 +65,7 @@ def locate(spec: DatasetSpec, base: Path, mirror: Path | None, demo: Path | None
     """
     assert spec.path is not None
     if spec.path in LOADERS:
-        return Source(spec.path, tuple(_local_files(spec, base, demo)), _column(spec, spec.path))
+        return Source(spec.path, tuple(_local_files(spec, base, demo)), _rows(spec, spec.path))
     name = hub_name(spec)
     folder = hub.find(name, "dataset", mirror, base)
     there = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
@@ -83,10 +80,10 @@ def locate(spec: DatasetSpec, base: Path, mirror: Path | None, demo: Path | None
     if missing and mirror is None:
         raise hub.NotFetchedError(f"dataset {name!r} is not whole on this machine yet")
     if missing:
-        raise FileNotFoundError(f"{folder} lacks {_some(missing)}; {hub.prefetch_hint}")
-    loader = _loader(chosen[0])
+        raise FileNotFoundError(f"{folder} lacks {some(missing)}; {hub.prefetch_hint}")
+    loader = loader_of(chosen[0])
     assert loader is not None
-    return Source(loader, tuple(folder / n for n in chosen), _column(spec, loader))
+    return Source(loader, tuple(folder / n for n in chosen), _rows(spec, loader))
 
 
 def hub_name(spec: DatasetSpec) -> str:
@@ -134,11 +131,11 @@ def select_files(spec: DatasetSpec, names: Sequence[str], card: str) -> list[str
     Raises:
         FileNotFoundError: none matches.
     """
-    data = sorted(n for n in names if _loader(n) and Path(n).name not in NOT_DATA)
+    data = sorted(n for n in names if loader_of(n) and Path(n).name not in NOT_DATA)
     configs = _configs(card)
     patterns = spec.data_files or _declared(spec, configs)
     found = _named(spec, data) if patterns is None else _matching(data, patterns)
-    found = [n for n in found if _loader(n) == _loader(found[0])]
+    found = [n for n in found if loader_of(n) == loader_of(found[0])]
     if not found:
         what = f"configuration {spec.name or 'default'!r}, split {spec.split!r}"
         if patterns:
@@ -146,8 +143,8 @@ def select_files(spec: DatasetSpec, names: Sequence[str], card: str) -> list[str
         declared = [f"{c.get('config_name')} ({_splits(c)})" for c in configs]
         raise FileNotFoundError(
             f"{spec.path} has no data files for {what}; "
-            + (f"its card declares: {_some(declared)}; " if declared else "")
-            + f"its data files: {_some(data)} (set name, split or data_files)"
+            + (f"its card declares: {some(declared)}; " if declared else "")
+            + f"its data files: {some(data)} (set name, split or data_files)"
         )
     return found[: spec.shards]
 
@@ -162,7 +159,7 @@ def every_split(
         config: the configuration; None = the default one.
         patterns: data files that are asked for by name.
     """
-    data = [n for n in names if _loader(n) and Path(n).name not in NOT_DATA]
+    data = [n for n in names if loader_of(n) and Path(n).name not in NOT_DATA]
     configs = _configs(card)
     if patterns is None:
         wanted = [c for c in configs if c.get("config_name") == config] if config else configs
@@ -182,16 +179,10 @@ def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
     return [n for n in names if any(fnmatchcase(n, p) for p in wanted)]
 
 
-def _loader(name: str) -> str | None:
+def loader_of(name: str) -> str | None:
     """The loader that reads a file of this name."""
     plain = name.removesuffix(".gz").removesuffix(".zst")
     return next((k for k, ends in ENDINGS.items() if plain.endswith(ends)), None)
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    """The first names of a list, for a message."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "") or "none"
 
 
 def _named(spec: DatasetSpec, data: Sequence[str]) -> list[str]:
@@ -262,121 +253,16 @@ def _local_files(spec: DatasetSpec, base: Path, demo: Path | None) -> list[Path]
             folder = next((p for p in full.parents if p.is_dir()), root)
             there = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir())
             raise FileNotFoundError(
-                f"no file matches {full}; {folder} has: {_some(there)} (data_files are names or "
+                f"no file matches {full}; {folder} has: {some(there)} (data_files are names or "
                 "globs, relative to the grid file)"
             )
         found.update(matches)
     return sorted(found)[: spec.shards]
 
 
-def _column(spec: DatasetSpec, loader: str) -> str:
-    return "text" if loader == "text" else spec.text
-
-
-def read_texts(source: Source) -> Iterator[str]:
-    """The texts of a source, one a document; those without a visible character are left out."""
-    return (text for text in read_rows(source) if text and not text.isspace())
-
-
-def read_rows(source: Source) -> Iterator[str]:
-    """The text of every row of a source, in order; an empty one where the row has none.
-
-    Half a surrogate pair, which JSON can escape and UTF-8 cannot hold, becomes U+FFFD.
-
-    Raises:
-        ValueError: a file is damaged or not UTF-8; or the first row of a file has no such column,
-            or a row holds something there that is no text.
-    """
-    for file in source.files:
-        try:
-            yield from _texts(READERS[source.loader](file, source.column), source.column)
-        except (OSError, ValueError, csv.Error) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # of the disk, not of the file's content
-            hint = " (text is read as UTF-8)" if isinstance(error, UnicodeDecodeError) else ""
-            raise ValueError(f"cannot read {file}: {error}{hint}") from error
-
-
-def _texts(rows: Iterator[Mapping[str, Any]], column: str) -> Iterator[str]:
-    for number, row in enumerate(rows):
-        if number == 0 and column not in row:
-            raise ValueError(
-                f"no column {column!r}; it has: {_some([str(c) for c in row], 20)} (set `text:` to "
-                "the column that holds the text)"
-            )
-        text = row.get(column)
-        if text is None:
-            text = ""
-        if not isinstance(text, str):
-            raise ValueError(
-                f"column {column!r} of row {number} is no text but a {type(text).__name__} (set "
-                "`text:` to the column that holds the text)"
-            )
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        yield text
-
-
-def _open(file: Path) -> io.BufferedReader:
-    """A file's bytes, decompressed as its name says."""
-    import pyarrow
-
-    return io.BufferedReader(pyarrow.input_stream(str(file), compression="detect"), 2**16)
-
-
-def _read_parquet(file: Path, column: str) -> Iterator[Mapping[str, Any]]:
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(file) as parquet:
-        columns = [column] if column in parquet.schema_arrow.names else None
-        for batch in parquet.iter_batches(1000, columns=columns):
-            yield from batch.to_pylist()
-
-
-def _read_json(file: Path, column: str) -> Iterator[Mapping[str, Any]]:
-    """Rows of a JSON list of objects, or of JSON lines (ended by `\n` and nothing else)."""
-    with _open(file) as stream:
-        if stream.peek(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-            items = json.loads(stream.read().decode("utf-8-sig"))
-            rows: Iterator[tuple[int, Any]] = enumerate(items)
-            unit = "item"
-        else:
-            rows, unit = _json_lines(stream), "line"
-        for number, row in rows:
-            if not isinstance(row, dict):
-                raise ValueError(f"{unit} {number} is no JSON object but a {type(row).__name__}")
-            yield row
-
-
-def _json_lines(stream: io.BufferedReader) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(stream, 1):
-        if line.isspace():
-            continue
-        try:
-            yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"line {number} is not UTF-8: {error}") from error
-        except ValueError as error:
-            raise ValueError(f"line {number} is not one JSON object: {error}") from error
-
-
-def _read_csv(file: Path, column: str) -> Iterator[Mapping[str, Any]]:
-    csv.field_size_limit(sys.maxsize)
-    with io.TextIOWrapper(_open(file), "utf-8-sig", newline="") as stream:
-        yield from csv.DictReader(stream, delimiter="\t" if ".tsv" in file.name else ",")
-
-
-def _read_text(file: Path, column: str) -> Iterator[Mapping[str, Any]]:
-    """The whole file as one text."""
-    with _open(file) as stream:
-        yield {column: stream.read().decode("utf-8-sig")}
-
-
-READERS: dict[str, Callable[[Path, str], Iterator[Mapping[str, Any]]]] = {
-    "parquet": _read_parquet,
-    "json": _read_json,
-    "csv": _read_csv,
-    "text": _read_text,
-}
+def _rows(spec: DatasetSpec, loader: str) -> RowFormat:
+    if spec.questions is not None:
+        return RowFormat(None, spec.questions.templates, spec.url)
+    if spec.template is not None:
+        return RowFormat(None, (spec.template,), spec.url)
+    return RowFormat("text" if loader == "text" else spec.text, (), spec.url)

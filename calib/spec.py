@@ -7,8 +7,18 @@ from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 from ruamel.yaml import YAML
+
+from calib.rows import PARTS, Form
+from calib.selectors import SELECTORS
 
 LOADERS = ("json", "csv", "parquet", "text")
 """Values of `path` that mean local files; anything else is a hub id or a folder."""
@@ -52,18 +62,80 @@ class GenerateSpec(Strict):
     seed: int = Field(0, ge=0, lt=2**64)
 
 
+class QuestionSpec(Strict):
+    """How question-answer rows become documents (Bandari et al. 2024, section 3).
+
+    Attributes:
+        question, answer, rationale: Jinja templates over the columns.
+        form: `zero_shot` is the question alone; `in_context` the question and its answer;
+            `chain_of_thought` the question, the steps to the answer, and the answer.
+        examples: rows that make a document together, with an empty line between them.
+    """
+
+    question: str = "{{ question }}"
+    answer: str = "{{ answer }}"
+    rationale: str | None = None
+    form: Form = "in_context"
+    examples: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _has_rationale(self) -> QuestionSpec:
+        if self.form == "chain_of_thought" and self.rationale is None:
+            raise ValueError(
+                "form: chain_of_thought needs `rationale`, a template of the steps to the answer"
+            )
+        return self
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The templates that make a row's text, line by line."""
+        return tuple(getattr(self, part) for part in PARTS[self.form])
+
+
+def _selector(name: str) -> str:
+    if name not in SELECTORS:
+        raise ValueError(f"{name!r} is no selector; allowed: {', '.join(sorted(SELECTORS))}")
+    return name
+
+
+class SelectSpec(Strict):
+    """A dataset made of some documents of another; see `calib.selectors`.
+
+    Attributes:
+        source: dataset whose documents are chosen from.
+        by: what is chosen.
+        documents: how many.
+    """
+
+    source: str = Field(alias="from")
+    by: Annotated[str, AfterValidator(_selector)]
+    documents: int = Field(ge=1)
+
+
+Control = Literal["random_tokens", "ellipses"]
+"""Text without meaning: uniformly random tokens of the model, or dots alone."""
+
+
+KINDS = ("path", "mixture", "generate", "select", "control")
+
+
 class DatasetSpec(Strict):
-    """Where the text of a dataset comes from: files, a mixture of datasets, or the model.
+    """Where the text of a dataset comes from: files, other datasets, the model, or nowhere.
 
     Attributes:
         path: a hub id, a folder, or one of `LOADERS` for the local files of `data_files`.
         name, split, revision: configuration, split and revision of a hub repository.
         data_files: file names or globs; relative to the grid file, or inside the repository.
         text: the column that holds the text.
+        template: Jinja template over the columns that makes the text instead.
+        questions: the rows are questions and answers.
+        url: the column that holds a page's address, where there is one.
         shards: use the first so many data files, in order of name; None = all.
         max_documents: size limit of the pool.
         mixture: dataset names and their weights, by characters.
         generate: text written by the model.
+        select: chosen documents of another dataset.
+        control: text without meaning.
     """
 
     path: str | None = None
@@ -72,19 +144,28 @@ class DatasetSpec(Strict):
     revision: str | None = None
     data_files: Annotated[list[str] | None, BeforeValidator(_as_list)] = None
     text: str = "text"
+    template: str | None = None
+    questions: QuestionSpec | None = None
+    url: str = "url"
     shards: int | None = Field(None, ge=1)
     max_documents: int = Field(200_000, ge=1)
     mixture: dict[str, float] | None = None
     generate: GenerateSpec | None = None
+    select: SelectSpec | None = None
+    control: Control | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> DatasetSpec:
-        kinds = [k for k in ("path", "mixture", "generate") if getattr(self, k) is not None]
+        kinds = [k for k in KINDS if getattr(self, k) is not None]
         if len(kinds) != 1:
             raise ValueError(
-                "a dataset has exactly one of 'path', 'mixture' and 'generate', not "
+                f"a dataset has exactly one of {', '.join(map(repr, KINDS))}, not "
                 + (" and ".join(kinds) or "none of them")
             )
+        if self.path is None and (self.template is not None or self.questions is not None):
+            raise ValueError("template and questions are for the rows of a `path`")
+        if self.template is not None and self.questions is not None:
+            raise ValueError("a dataset has a template or questions, not both")
         if self.path in LOADERS and not self.data_files:
             raise ValueError(f"path: {self.path} needs data_files (names or globs of local files)")
         if self.mixture is not None and (
@@ -96,7 +177,8 @@ class DatasetSpec(Strict):
     @property
     def parents(self) -> list[str]:
         """Names of the datasets that this one is made from."""
-        return list(self.mixture or []) + ([self.generate.source] if self.generate else [])
+        made = [part.source for part in (self.generate, self.select) if part is not None]
+        return [*(self.mixture or []), *made]
 
 
 @cache

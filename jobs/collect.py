@@ -58,6 +58,9 @@ def collect(run: RunFolder) -> list[Path]:
                 _insert(connection, table, rows)
             for table, paths in collection.parquet.items():
                 _insert_files(connection, table, paths)
+            for pool, path in collection.pool_documents.items():
+                _insert_files(connection, "pool_documents", [path], pool=pool)
+            connection.execute(schema.FILL_OVERLAPS)
             connection.execute(collection.results_view())
         partial = run.database.with_name(run.database.name + unique_suffix())
         shutil.copyfile(built, partial)
@@ -85,8 +88,14 @@ def _insert(
             )
 
 
-def _insert_files(connection: duckdb.DuckDBPyConnection, table: str, paths: list[Path]) -> None:
-    names = ", ".join(f'"{name}"' for name in schema.TABLES[table][1])
+def _insert_files(
+    connection: duckdb.DuckDBPyConnection, table: str, paths: list[Path], **constants: str
+) -> None:
+    """Insert the rows of Parquet files, with columns that are the same for all of them."""
+    names = ", ".join(
+        f"'{constants[name]}'" if name in constants else f'"{name}"'
+        for name in schema.TABLES[table][1]
+    )
     if paths:
         connection.execute(
             f"INSERT INTO {table} SELECT {names} FROM read_parquet(?, union_by_name=true)",
@@ -104,6 +113,10 @@ class _Collection:
         self.records = {r["cell"]: r for r in self._read("cells/*.json")}
         self.evaluations = list(self._read("evaluations/*/*.json"))
         self.failures = list(self._read("failures/*.json"))
+        self.datasets = self._datasets()
+        self.pool_documents = {
+            record["pool"]: path.with_suffix(".parquet") for path, record in self.datasets.items()
+        }
         self.wanted = {
             evaluation.key(key)
             for key, cell in plan.cells.items()
@@ -131,6 +144,23 @@ class _Collection:
             else:
                 yield record
 
+    def _datasets(self) -> dict[Path, dict[str, Any]]:
+        """The records of the datasets that the latest grid uses, in order of name."""
+        used = set()
+        for cell in map(Cell.from_json, self.plan.cells.values()):
+            if cell.draw is not None:
+                for name in {cell.draw.dataset, self.plan.reference[cell.model]} - {None}:
+                    used.add((str(name), cell.model, cell.draw.seqlen))
+        found = {}
+        for path in sorted(self.run.dataset(self.plan.dataset_key(*one)) for one in used):
+            try:
+                found[path] = read_json(path)
+            except FileNotFoundError:
+                continue  # none of its cells has got so far
+            except ValueError:
+                self.damaged.append(path)
+        return found
+
     def tables(self) -> dict[str, Iterable[dict[str, Any]]]:
         """Rows by table."""
         calibrations = dict.fromkeys(
@@ -150,6 +180,12 @@ class _Collection:
             ),
             "similarity": self._similarity(),
             "documents": self._documents(manifests),
+            "pools": self.datasets.values(),
+            "contamination": (
+                {"pool": record["pool"], "dataset": record["dataset"], **row}
+                for record in self.datasets.values()
+                for row in record["contamination"]
+            ),
             "windows": self._windows(manifests),
             "texts": self._texts(manifests),
             "stages": self._stages(),
@@ -226,8 +262,10 @@ class _Collection:
             for window in (manifest or {}).get("windows", ()):
                 for document, _, count in window:
                     tokens[document] = tokens.get(document, 0) + count
+            known = (manifest or {}).get("documents", {})
             for document, count in tokens.items():
-                yield {"calibration": key, "document": document, "tokens": count}
+                row = {"calibration": key, "document": document, "tokens": count}
+                yield row | known.get(document, {})
 
     def _windows(self, manifests: dict[str, dict[str, Any] | None]) -> Iterator[dict[str, Any]]:
         for key, manifest in manifests.items():

@@ -19,6 +19,8 @@ from pydantic import (
     field_validator,
 )
 
+from calib.measures import MEASURES, MODEL_MEASURES
+from calib.selectors import SELECTORS
 from calib.spec import DatasetSpec, Strict, builtin_datasets
 from cluster.yamlfile import Place, Problem, choices, problems_of
 from jobs.gridfile import GridFile
@@ -142,14 +144,31 @@ class Pruning(Strict):
     fused: Literal["split", "whole"] = "split"
 
 
+def _measure(name: str) -> str:
+    allowed = [*MEASURES, *MODEL_MEASURES]
+    if name not in allowed:
+        raise ValueError(f"{name!r} is no measure; " + choices(name, allowed))
+    return name
+
+
 class Similarity(Strict):
-    """How datasets are compared to the reference."""
+    """How datasets are compared to the reference.
+
+    Attributes:
+        unit, n: what a shingle is made of, and how many of them.
+        tokens: most words or tokens of either side.
+        num_perm, seed: of MinHash sketches.
+        documents: documents looked at one by one, on either side.
+        measures: names in `calib.measures`; `jaccard` is always there.
+    """
 
     unit: Literal["word", "token"] = "word"
     n: PositiveInt = 3
     tokens: PositiveInt = 1_000_000
     num_perm: Annotated[int, Field(ge=128)] = 16_384
-    measures: list[Literal["jaccard", "containment", "nearest", "perplexity"]] = ["jaccard"]
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
+    documents: PositiveInt = 1000
+    measures: list[Annotated[str, AfterValidator(_measure)]] = ["jaccard"]
 
 
 class Evaluate(Strict):
@@ -279,6 +298,7 @@ def name_problems(grid: Grid) -> Iterator[Problem]:
                     ("datasets", name), f"unknown dataset {parent!r}; " + choices(parent, names)
                 )
     yield from _cycles(grid)
+    yield from _selections(grid)
     references = grid.reference if isinstance(grid.reference, dict) else {"": grid.reference}
     for model, reference in references.items():
         if reference is not None and reference not in names:
@@ -363,3 +383,36 @@ def _cycles(grid: Grid) -> Iterator[Problem]:
     for name in grid.datasets:
         if reaches(name, name, frozenset({name})):
             yield Problem(("datasets", name), "is made from itself; break the circle")
+
+
+def _selections(grid: Grid) -> Iterator[Problem]:
+    """Datasets chosen by nearness to a reference that is not there, or that they are part of."""
+    for name, spec in grid.datasets.items():
+        if spec.select is None or not SELECTORS[spec.select.by].reference:
+            continue
+        for model in grid.model:
+            reference = grid.reference_of(model)
+            if reference is None:
+                yield Problem(
+                    ("datasets", name),
+                    f"select.by: {spec.select.by} needs a reference for model {model}; set "
+                    "`reference:`, or choose by something else",
+                )
+            elif name in _ancestors(grid, reference):
+                yield Problem(
+                    ("datasets", name),
+                    f"is chosen by its nearness to the reference {reference}, which is made from "
+                    "it; break the circle",
+                )
+
+
+def _ancestors(grid: Grid, name: str) -> set[str]:
+    """A dataset and all that it is made from."""
+    found = {name}
+    queue = [name]
+    while queue:
+        spec = grid.dataset_spec(queue.pop())
+        fresh = [p for p in (spec.parents if spec else []) if p not in found]
+        found.update(fresh)
+        queue += fresh
+    return found

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, Field
 
 from calib import sources
+from calib.selectors import SELECTORS
 from calib.spec import LOADERS, DatasetSpec, Strict
 from cluster.container import outermost
 from cluster.yamlfile import Place, Problem, choices
@@ -64,6 +66,7 @@ class Inputs(BaseModel):
 
     Attributes:
         models, datasets, texts: by name. task_folders: names of lm-eval's folders by task name.
+        reference: the reference of each model, by name, or None.
         mirror: folder that hub ids resolve in. demo: the demo's collected text.
         problems: what is wrong. unresolved: hub ids that are not on this machine.
     """
@@ -72,6 +75,7 @@ class Inputs(BaseModel):
     datasets: dict[str, DatasetInput] = {}
     texts: dict[str, TextInput] = {}
     task_folders: dict[str, list[str]] = {}
+    reference: dict[str, str | None] = {}
     mirror: Path | None = None
     demo: Path | None = None
     problems: list[Problem] = Field(default=[], exclude=True)
@@ -94,7 +98,13 @@ class Inputs(BaseModel):
             if None in parts.values():
                 return None
             weights = sorted((str(parts[n]), weight) for n, weight in spec.mixture.items())
-            return digest({"mixture": weights, "max_documents": spec.max_documents, "version": 1})
+            return digest({"mixture": weights, "max_documents": spec.max_documents, "version": 2})
+        if spec.control is not None:
+            content = self.models[model].content
+            made = {"control": spec.control, "model": content, "seqlen": seqlen, "version": 1}
+            return None if content is None else digest(made)
+        if spec.select is not None:
+            return self._selection(spec, model, dtype, seqlen)
         return entry.identity
 
     @cached_property
@@ -112,6 +122,24 @@ class Inputs(BaseModel):
             many = len(set(members)) > MOST_FILES
             paths += [folder, *{p.resolve().parent for p in members}] if many else members
         return tuple(str(p) for p in outermost(paths))
+
+    def _selection(
+        self, spec: DatasetSpec, model: str, dtype: str, seqlen: int | None
+    ) -> str | None:
+        """The identity of documents that a selector chooses."""
+        assert spec.select is not None
+        made: dict[str, Any] = {
+            "from": self.pool(spec.select.source, model, dtype, seqlen),
+            "by": spec.select.by,
+            "documents": spec.select.documents,
+            "version": 1,
+        }
+        needs = SELECTORS[spec.select.by]
+        if needs.model:
+            made |= {"model": self.models[model].content, "dtype": dtype, "seqlen": seqlen}
+        if needs.reference:
+            made["reference"] = self.pool(str(self.reference[model]), model, dtype, seqlen)
+        return None if None in made.values() else digest(made)
 
 
 MOST_FILES = 32
@@ -131,7 +159,11 @@ def look_up(grid: Grid, base: Path, out: Path) -> Inputs:
         return Inputs(problems=[Problem(("mirror",), f"no folder {mirror}; make it, or use null")])
     fingerprints = Fingerprints(out / ".fingerprints")
     demo = find_demo(out / "artefacts") if uses_demo(grid) else None
-    inputs = Inputs(mirror=None if mirror is None else mirror.resolve(), demo=demo)
+    inputs = Inputs(
+        reference={m: grid.reference_of(m) for m in grid.model},
+        mirror=None if mirror is None else mirror.resolve(),
+        demo=demo,
+    )
     try:
         manifest = Manifest() if mirror is None else Manifest.read(mirror)
     except ValueError as error:
@@ -214,13 +246,17 @@ class _Finder:
             return DatasetInput(spec=spec)
         if spec.path not in LOADERS and hub.is_hub_id(spec.path, self.base):
             self.verify("dataset", spec.path, source.files, place)
-        identity = {
+        identity: dict[str, Any] = {
             "files": self.fingerprints.of_all(source.files),
             "loader": source.loader,
-            "column": source.column,
+            "column": source.rows.column,
             "max_documents": spec.max_documents,
             "version": 1,
         }
+        if source.rows.templates:
+            identity["templates"] = source.rows.templates
+        if spec.questions is not None:
+            identity["examples"] = spec.questions.examples
         return DatasetInput(spec=spec, source=source, identity=digest(identity))
 
     def verify(self, kind: hub.Kind, name: str, files: Sequence[Path] | None, place: Place) -> None:

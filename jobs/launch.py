@@ -44,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_INPUT
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: stop the jobs, keep what is done
         signal.signal(number, signal.default_int_handler)
+    for notice in planned.notices:
+        console.print(f"note: {notice}", highlight=False, soft_wrap=True)
     run = RunFolder(options.out / planned.plan.name)
     if options.dry_run:
         _dry_run(run, planned, profile, options, console)
@@ -243,6 +245,8 @@ def _finish(run: RunFolder, state: object, console: Console) -> int:
             soft_wrap=True,
         )
     console.print(show.results_table(run.database, console.width))
+    for warning in show.text_warnings(run.database):
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     show.failures(run, state, console)
     stop = run.read_stop()
     if stop is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 from calib import draw
-from calib.pool import document_id
-from calib.sources import Source, read_rows, read_texts
+from calib.readers import read_pool, read_rows
+from calib.sources import Source
+from calib.spec import DatasetSpec
 from cluster.yamlfile import Problem
 from jobs.cells import Cell, digest, expand, science
 from jobs.grid import Grid, load_grid, name_problems
@@ -26,12 +27,14 @@ class Planned:
         grid: the grid.
         cells: by key, in the order they run.
         products: combinations that the grid's blocks spell out, before sharing.
+        notices: what a person should know before it runs.
     """
 
     plan: Plan
     grid: Grid
     cells: dict[str, Cell]
     products: int
+    notices: list[str] = field(default_factory=list)
 
     @property
     def unresolved(self) -> list[str]:
@@ -66,7 +69,25 @@ def plan_grid(path: Path, overrides: list[str], out: Path) -> Planned:
         if inputs.unresolved:
             data["names"] = cell.to_json()  # keeps cells apart whose identity is not known yet
         keyed.setdefault(digest(data), cell)
-    return Planned(_plan(grid, path, inputs, keyed), grid, keyed, products)
+    plan = _plan(grid, path, inputs, keyed)
+    return Planned(plan, grid, keyed, products, list(_equal_texts(grid, cells, inputs)))
+
+
+def _equal_texts(grid: Grid, cells: list[Cell], inputs: Inputs) -> Iterator[str]:
+    """Datasets of several names and one text, which share their cells."""
+    names: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.draw is not None:
+            pool = inputs.pool(cell.draw.dataset, cell.model, grid.dtype, cell.draw.seqlen)
+            same = names.setdefault(pool or cell.draw.dataset, [])
+            if cell.draw.dataset not in same:
+                same.append(cell.draw.dataset)
+    for first, *others in names.values():
+        if others:
+            yield (
+                f"dataset {', '.join(others)} has the same text as {first}: they share cells, "
+                f"whose rows are under {first}"
+            )
 
 
 def _plan(grid: Grid, path: Path, inputs: Inputs, cells: dict[str, Cell]) -> Plan:
@@ -120,7 +141,8 @@ def _shortages(grid: Grid, cells: list[Cell], inputs: Inputs) -> Iterator[Proble
             largest[key] = max(largest.get(key, 0), d.size)
     counted: dict[tuple[str, str], list[int]] = {}
     for (model, dataset, sampler, seqlen, folds), size in largest.items():
-        source = inputs.datasets[dataset].source
+        entry = inputs.datasets[dataset]
+        source = entry.source
         tokenizer = (inputs.models[model].folder or Path()) / "tokenizer.json"
         wanted = size * seqlen * folds
         if source is None or not tokenizer.is_file():
@@ -131,7 +153,7 @@ def _shortages(grid: Grid, cells: list[Cell], inputs: Inputs) -> Iterator[Proble
         lengths = counted.get((model, dataset))
         if lengths is None:
             try:
-                lengths = counted[model, dataset] = _document_tokens(source, tokenizer)
+                lengths = counted[model, dataset] = _document_tokens(source, entry.spec, tokenizer)
             except ValueError as error:
                 yield Problem(("datasets", dataset), f"{dataset}: {error}")
                 counted[model, dataset] = []
@@ -149,12 +171,12 @@ def _bytes(source: Source) -> int:
     return sum(path.stat().st_size for path in source.files)
 
 
-def _document_tokens(source: Source, tokenizer: Path) -> list[int]:
-    """Tokens of each distinct document; needs the tokenizer's file only, not transformers."""
+def _document_tokens(source: Source, spec: DatasetSpec, tokenizer: Path) -> list[int]:
+    """Tokens of each document of a pool; needs the tokenizer's file only, not transformers."""
     from tokenizers import Tokenizer
 
     encoder = Tokenizer.from_file(str(tokenizer))
     encoder.no_truncation()
-    texts = {document_id(text): text for text in read_texts(source)}
-    encoded = encoder.encode_batch([" " + t for t in texts.values()], add_special_tokens=False)
+    texts = read_pool(source, spec).texts
+    encoded = encoder.encode_batch([" " + t for t in texts], add_special_tokens=False)
     return [len(e.ids) for e in encoded]

@@ -6,7 +6,6 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,7 +19,7 @@ from jobs.files import finite
 from jobs.heartbeat import Heartbeat
 from jobs.provenance import provenance
 from jobs.records import write_record
-from jobs.scorer import window_losses
+from jobs.similarity_stage import Figures, cell_figures, describe_datasets
 from jobs.stages import Stages
 from prune.loop import PruneReport, PruningOptions, prune_model
 from prune.model.blocks import decoder_blocks, prunable_linears
@@ -38,19 +37,24 @@ def prune_and_record(stages: Stages, key: str, cell: Cell, beat: Heartbeat) -> P
     is the same model.
     """
     calibration_key, calibration = None, None
-    similarity: dict[str, Any] | None = None
+    similarity: Figures | None = None
     if cell.draw is not None:
         calibration_key, calibration = stages.calibration(cell.draw, cell.model)
-        found = stages.similarity(cell.draw.dataset, cell.model, cell.draw.seqlen)
-        similarity = None if found is None else {k: vars(v) for k, v in found.items()}
     beat("load")
     model, weights = load_streamed(stages.folder(cell.model), stages.plan.dtype)
-    if cell.recipe.name == DENSE or "perplexity" in stages.plan.similarity.measures:
+
+    def dense() -> PreTrainedModel:
         weights.settle()
-    if similarity is not None and "perplexity" in stages.plan.similarity.measures:
+        return model
+
+    if cell.recipe.name == DENSE:
+        weights.settle()
+    if cell.draw is not None:
+        assert calibration_key is not None
         assert calibration is not None
-        beat("similarity")
-        similarity["perplexity"] = _calibration_perplexity(model, calibration)
+        similarity = cell_figures(
+            stages, cell.draw, cell.model, calibration_key, calibration, dense
+        )
     started = time.monotonic()
     report, peak = _prune(stages, key, cell, model, weights, calibration, beat)
     seconds = time.monotonic() - started
@@ -60,6 +64,7 @@ def prune_and_record(stages: Stages, key: str, cell: Cell, beat: Heartbeat) -> P
     beat.stop()
     if not stages.run.record(key).is_file():
         _write(stages, key, cell, report, seconds, peak, beat, calibration_key, similarity)
+    describe_datasets(stages, cell)
     return model
 
 
@@ -104,17 +109,6 @@ def pruning_options(stages: Stages) -> PruningOptions:
     return PruningOptions(pruning.propagate, tuple(pruning.skip), pruning.fused)
 
 
-def _calibration_perplexity(
-    model: PreTrainedModel, calibration: CalibrationSet
-) -> dict[str, float | int]:
-    """Perplexity of the calibration windows under the dense model, with its standard error."""
-    losses = torch.tensor(window_losses(model, calibration.input_ids.tolist()), dtype=torch.float64)
-    means = losses / (calibration.input_ids.shape[1] - 1)
-    value = float(means.mean().exp())
-    stderr = float(value * means.std() / len(means) ** 0.5)
-    return {"value": value, "stderr": stderr, "n": len(means)}
-
-
 def _write(
     stages: Stages,
     key: str,
@@ -124,7 +118,7 @@ def _write(
     peak: int,
     beat: Heartbeat,
     calibration_key: str | None,
-    similarity: dict[str, Any] | None,
+    similarity: Figures | None,
 ) -> None:
     plan = stages.plan
     record = {
@@ -133,7 +127,7 @@ def _write(
         **describe(cell, plan.dtype),
         "science": cell.to_json() | {"content": plan.inputs.models[cell.model].content},
         "calibration": calibration_key,
-        "similarity": similarity,
+        "similarity": None if similarity is None else {k: vars(v) for k, v in similarity.items()},
         "achieved_sparsity": report.achieved_sparsity,
         "model_sparsity": report.model_sparsity,
         "block_errors": report.block_errors,

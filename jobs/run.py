@@ -68,6 +68,22 @@ class Plan(BaseModel):
         """
         return Cell.from_json(self.cells[key])
 
+    def dataset_key(self, dataset: str, model: str, seqlen: int) -> str:
+        """The identity of what is recorded of a dataset beside the reference and evaluations."""
+        reference = self.reference[model]
+        names = [dataset] if reference is None else [dataset, reference]
+        return digest(
+            {
+                "dataset": dataset,
+                "model": self.inputs.models[model].content,
+                "pools": [self.inputs.pool(n, model, self.dtype, seqlen) for n in names],
+                "similarity": self.similarity.model_dump(),
+                "tasks": [task.name for task in self.evaluate.tasks],
+                "texts": sorted(str(text.identity) for text in self.inputs.texts.values()),
+                "harness": self.harness,
+            }
+        )
+
     def evaluations(self, model: str) -> list[Evaluation]:
         """What every cell of a model is measured on, in the order of the grid."""
         return [*self._tasks(), *self._texts(model)]
@@ -147,6 +163,10 @@ class RunFolder:
     def evaluation(self, cell: str, evaluation: str) -> Path:
         """What came of one evaluation of a cell."""
         return self.path / "evaluations" / cell / f"{evaluation}.json"
+
+    def dataset(self, key: str) -> Path:
+        """What a dataset's pool is, and what it shares with the evaluations."""
+        return self.path / "datasets" / f"{key}.json"
 
     def calibration(self, key: str) -> Path:
         """The folder of a calibration set."""

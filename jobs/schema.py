@@ -126,6 +126,7 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
             "value": ("DOUBLE", "its value"),
             "stderr": ("DOUBLE", "standard error"),
             "n": ("BIGINT", "n-grams, permutations or documents behind it"),
+            "units": ("BIGINT", "words or tokens on either side, where sets are compared"),
         },
     ),
     "documents": (
@@ -134,6 +135,61 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
             "calibration": ("VARCHAR", "key of the calibration set"),
             "document": ("VARCHAR", "hash of its text"),
             "tokens": ("BIGINT", "tokens taken from it"),
+            "domain": ("VARCHAR", "web domain of its page, where it has an address"),
+            "quality": ("DOUBLE", "mean of gopher and c4"),
+            "gopher": ("DOUBLE", "share of Gopher's rules that keep it"),
+            "c4": ("DOUBLE", "share of C4's rules that keep it"),
+            "failed_rules": ("VARCHAR[]", "rules of both that would drop it"),
+        },
+    ),
+    "pools": (
+        "One row a pool of documents that a dataset offers to a model",
+        {
+            "pool": ("VARCHAR", "key of the pool"),
+            "dataset": ("VARCHAR", "dataset"),
+            "model": ("VARCHAR", "model, as the grid names it"),
+            "seqlen": ("INTEGER", "tokens a calibration window"),
+            "documents": ("BIGINT", "documents"),
+            "characters": ("BIGINT", "characters"),
+            "addresses": ("BIGINT", "documents with the address of a web page"),
+        },
+    ),
+    "pool_documents": (
+        "One row a document of a pool",
+        {
+            "pool": ("VARCHAR", "key of the pool"),
+            "document": ("VARCHAR", "hash of its text"),
+            "domain": ("VARCHAR", "web domain of its page, where it has an address"),
+            "nearest": ("VARCHAR", "its nearest document in the reference, where it was sought"),
+            "jaccard": ("DOUBLE", "Jaccard similarity of n-grams with that document"),
+            "containment": ("DOUBLE", "largest share of its n-grams that one document there has"),
+            "tasks": ("VARCHAR[]", "evaluations with a document that shares 13 words in a row"),
+        },
+    ),
+    "contamination": (
+        "One row a pool and evaluation: documents of the evaluation that share 13 words in a row",
+        {
+            "pool": ("VARCHAR", "key of the pool"),
+            "dataset": ("VARCHAR", "dataset"),
+            "task": ("VARCHAR", "task or text"),
+            "task_documents": ("BIGINT", "its documents of 13 words and more"),
+            "found": ("BIGINT", "how many of them share 13 words in a row with the pool"),
+            "texts": ("BIGINT", "documents of the pool that share them"),
+        },
+    ),
+    "text_overlaps": (
+        "One row a pair of pools, or of calibration sets of one pool, that may share documents",
+        {
+            "kind": ("VARCHAR", "pools or draws"),
+            "dataset": ("VARCHAR", "dataset of the first"),
+            "other_dataset": ("VARCHAR", "dataset of the second"),
+            "key": ("VARCHAR", "key of the first pool or calibration set"),
+            "other_key": ("VARCHAR", "key of the second"),
+            "documents": ("BIGINT", "documents of the first"),
+            "other_documents": ("BIGINT", "documents of the second"),
+            "shared_documents": ("BIGINT", "documents in both"),
+            "domains": ("BIGINT", "web domains of the first"),
+            "shared_domains": ("BIGINT", "web domains in both"),
         },
     ),
     "windows": (
@@ -201,6 +257,50 @@ RESULT_COLUMNS = (
 )
 
 
+FILL_OVERLAPS = """
+INSERT INTO text_overlaps BY NAME
+WITH labels AS (SELECT pool, any_value(dataset) AS dataset FROM pools GROUP BY pool),
+draws AS (
+    SELECT calibration, any_value(dataset) AS dataset,
+        (any_value(model), any_value(dataset), any_value(size), any_value(seqlen),
+         any_value(sampler)) AS alike
+    FROM cells WHERE calibration IS NOT NULL GROUP BY calibration
+),
+members AS (
+    SELECT 'pools' AS kind, pool AS key, dataset, NULL AS alike, document, domain
+    FROM pool_documents JOIN labels USING (pool)
+    UNION ALL
+    SELECT 'draws', calibration, dataset, alike, document, domain
+    FROM documents JOIN draws USING (calibration)
+),
+sizes AS (
+    SELECT kind, key, any_value(dataset) AS dataset, any_value(alike) AS alike,
+        count(*) AS documents, count(DISTINCT domain) AS domains
+    FROM members GROUP BY kind, key
+),
+shared AS (
+    SELECT a.kind, a.key, b.key AS other_key, count(*) AS documents
+    FROM members a JOIN members b USING (kind, document) WHERE a.key < b.key GROUP BY ALL
+),
+hosts AS (SELECT DISTINCT kind, key, domain FROM members WHERE domain IS NOT NULL),
+shared_hosts AS (
+    SELECT a.kind, a.key, b.key AS other_key, count(*) AS domains
+    FROM hosts a JOIN hosts b USING (kind, domain) WHERE a.key < b.key GROUP BY ALL
+)
+SELECT a.kind, a.dataset, b.dataset AS other_dataset, a.key, b.key AS other_key, a.documents,
+    b.documents AS other_documents, coalesce(shared.documents, 0) AS shared_documents, a.domains,
+    coalesce(shared_hosts.domains, 0) AS shared_domains
+FROM sizes a
+JOIN sizes b ON a.kind = b.kind AND a.key < b.key AND a.alike IS NOT DISTINCT FROM b.alike
+LEFT JOIN shared
+    ON shared.kind = a.kind AND shared.key = a.key AND shared.other_key = b.key
+LEFT JOIN shared_hosts
+    ON shared_hosts.kind = a.kind AND shared_hosts.key = a.key AND shared_hosts.other_key = b.key
+"""
+"""Fills `text_overlaps` from the other tables: pools with each other, and the draws of a pool that
+differ by seed alone."""
+
+
 def create_results(tasks: Sequence[tuple[str, str]], texts: Sequence[tuple[str, str]]) -> str:
     """The statement that creates the view `results`, one row a cell of the latest grid.
 
@@ -232,12 +332,17 @@ WITH scores AS (
     LEFT JOIN evaluations e ON e.cell = c.cell AND e.in_grid
     LEFT JOIN metrics m ON m.cell = e.cell AND m.evaluation = e.evaluation
     GROUP BY c.cell
+),
+qualities AS (
+    SELECT calibration, sum(quality * tokens) / sum(tokens) AS quality
+    FROM documents GROUP BY calibration
 )
 SELECT {", ".join("c." + column.strip() for column in RESULT_COLUMNS.split(","))},
-    j.value AS similarity, j.stderr AS similarity_se,
+    j.value AS similarity, j.stderr AS similarity_se, q.quality,
     {mean} AS mean_accuracy{shown}, c.gpu_seconds
 FROM cells c
 JOIN scores s USING (cell)
+LEFT JOIN qualities q ON q.calibration = c.calibration
 LEFT JOIN similarity j ON j.cell = c.cell AND j.measure = 'jaccard'
 WHERE c.in_grid
 ORDER BY model, pruner <> 'dense', recipe, pattern, sparsity, dataset, size, seed

@@ -95,6 +95,7 @@ def build(run: RunFolder, plan: Plan, part: Shared) -> None:
     from calib.pool import SEPARATOR
     from jobs.claims import build_once
     from jobs.heartbeat import Heartbeat
+    from jobs.similarity_stage import pool_figures
     from jobs.stages import Stages, free_memory
 
     beat = Heartbeat(run.heartbeat(f"shared-{part.dataset}"), f"text of {part.dataset}")
@@ -104,7 +105,7 @@ def build(run: RunFolder, plan: Plan, part: Shared) -> None:
         for sampler in part.samplers:
             separator = SEPARATOR if sampler == "stream" else ""
             stages.tokens(part.dataset, part.model, part.seqlen, separator)
-        stages.similarity(part.dataset, part.model, part.seqlen)
+        pool_figures(stages, part.dataset, part.model, part.seqlen)
         free_memory()
 
     print(f"text of {part.dataset} for {part.model}", flush=True)

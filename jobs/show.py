@@ -201,6 +201,30 @@ def _varies(labels: list[list[str]], column: int) -> bool:
     return len({label[column] for label in labels if label[5] != "-"}) > 1
 
 
+def text_warnings(database: Path) -> list[str]:
+    """What a reader of the results should know of the text: contamination, unequal samples."""
+    with duckdb.connect(str(database), read_only=True) as connection:
+        shared = connection.execute(
+            "SELECT dataset, task, max(found), max(task_documents) FROM contamination "
+            "WHERE found > 0 GROUP BY ALL ORDER BY ALL"
+        ).fetchall()
+        samples = connection.execute(
+            "SELECT dataset, max(units) FROM similarity WHERE measure = 'jaccard' "
+            "AND units IS NOT NULL GROUP BY ALL ORDER BY 2, 1"
+        ).fetchall()
+    found = [
+        f"dataset {dataset} shares 13 words in a row with {n:,} of {total:,} documents of {task}"
+        for dataset, task, n, total in shared
+    ]
+    if len({units for _, units in samples}) > 1:
+        listed = ", ".join(f"{dataset} {units:,}" for dataset, units in samples)
+        found.append(
+            f"similarities rest on different amounts of text ({listed}), and Jaccard grows with "
+            f"it: to compare them, set similarity.tokens: {samples[0][1]}"
+        )
+    return found
+
+
 def example_query(database: Path) -> str:
     """A query that fits the results of a database, for a reader to start from."""
     with duckdb.connect(str(database), read_only=True) as connection:

@@ -1,4 +1,4 @@
-"""The stages before pruning: text, tokens, generation, draws and similarity, each computed once.
+"""The stages before pruning: text, tokens and draws, each computed once.
 
 Every product is an artefact that cells and runs share, identified by what it is made from.
 """
@@ -15,15 +15,15 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from calib import generation, sources
 from calib.draw import CalibrationSet, draw
 from calib.pool import SEPARATOR, Pool, Tokens
-from calib.similarity import Value, compare, exact, minhash, nearest, words
+from calib.readers import read_rows
 from jobs.cells import Draw, calibration_science, digest
 from jobs.claims import build_once
-from jobs.files import read_json, write_json
 from jobs.inputs import positions
+from jobs.pool_stage import build_pool
 from jobs.run import Plan, RunFolder
+from jobs.similarity_stage import document_figures
 from prune.model.load import load_model, load_tokenizer
 
 Progress = Callable[[str, int, int], None]
@@ -31,9 +31,6 @@ Progress = Callable[[str, int, int], None]
 
 HELDOUT_WINDOWS, HELDOUT_SEED = 32, -1
 """The windows of the reference that errors are measured on; seeds of grids are not negative."""
-
-NEAREST_DOCUMENTS = 1000
-"""Documents looked at on either side for the nearest-neighbour similarity."""
 
 READABLE_WINDOWS, READABLE_CHARACTERS = 3, 4000
 """What a manifest keeps of a calibration set as text, for people to read."""
@@ -87,21 +84,9 @@ class Stages:
         identity = self.plan.inputs.pool(dataset, model, self.plan.dtype, seqlen)
         if identity is None:
             raise FileNotFoundError(f"dataset {dataset} is not on this machine; launch again")
-        entry = self.plan.inputs.datasets[dataset]
-        spec, source = entry.spec, entry.source
 
         def build(folder: Path) -> None:
-            if spec.generate is not None:
-                self._generate(folder, dataset, model, seqlen)
-                return
-            self.progress("text", 0, 0)
-            if spec.mixture is not None:
-                parts = {n: self.pool(n, model, seqlen) for n in spec.mixture}
-                pool = Pool.mix(parts, spec.mixture)
-            else:
-                assert source is not None
-                pool = Pool.of(sources.read_texts(source), spec.max_documents)
-            pool.save(folder)
+            build_pool(self, dataset, model, seqlen, folder)
 
         return self.artefact("pools", identity, build)
 
@@ -112,6 +97,8 @@ class Stages:
     def tokens(self, dataset: str, model: str, seqlen: int, separator: str) -> Tokens:
         """The tokens of a pool; `separator` stands before every document."""
         folder = self.pool_folder(dataset, model, seqlen)
+        if (folder / "tokens.safetensors").is_file():  # of text that is made of tokens
+            return Tokens.load(folder, Pool.load(folder).ids)
         science = [folder.name, self.plan.inputs.models[model].content, separator]
 
         def build(target: Path) -> None:
@@ -120,21 +107,6 @@ class Stages:
 
         built = self.artefact("tokens", digest(science), build)
         return Tokens.load(built, Pool.load(folder).ids)
-
-    def _generate(self, folder: Path, dataset: str, model: str, seqlen: int) -> None:
-        spec = self.plan.inputs.datasets[dataset].spec.generate
-        assert spec is not None
-        source = self.tokens(spec.source, model, seqlen, "")
-        texts = generation.generate(
-            self.load(model),
-            self.tokenizer(model),
-            source,
-            spec,
-            spec.max_tokens or seqlen,
-            lambda done, total: self.progress("generate", done, total),
-        )
-        free_memory()
-        generation.save(texts, folder)
 
     # -- draws
 
@@ -162,6 +134,9 @@ class Stages:
                 "separator": separator,
                 "generate": None if spec.generate is None else spec.generate.model_dump(),
                 "texts": self._readable(drawn.input_ids[:READABLE_WINDOWS].tolist(), model),
+                "documents": document_figures(
+                    self.pool(draw_.dataset, model, draw_.seqlen), drawn.windows
+                ),
             }
             CalibrationSet(drawn.input_ids, drawn.windows, manifest).save(folder)
 
@@ -187,45 +162,6 @@ class Stages:
         drawn = draw(tokens, "stream", size, self.plan.seqlen, HELDOUT_SEED)
         return torch.from_numpy(drawn.input_ids).long()
 
-    # -- similarity
-
-    def similarity(self, dataset: str, model: str, seqlen: int) -> dict[str, Value] | None:
-        """How near a dataset's pool is to the reference's, by measure; None without a reference."""
-        reference = self.plan.reference[model]
-        if reference is None:
-            return None
-        settings = self.plan.similarity
-        pools = [
-            self.pool_folder(dataset, model, seqlen),
-            self.pool_folder(reference, model, seqlen),
-        ]
-        content = self.plan.inputs.models[model].content if settings.unit == "token" else None
-        corpus_measures = sorted(set(settings.measures) - {"perplexity"} | {"jaccard"})
-        science = settings.model_dump() | {"measures": corpus_measures, "tokenizer": content}
-        science |= {"pools": [p.name for p in pools], "version": 1}
-
-        def build(folder: Path) -> None:
-            self.progress("similarity", 0, 0)
-            values = self._measure(Pool.load(pools[0]), Pool.load(pools[1]), model)
-            write_json(folder / "similarity.json", {k: vars(v) for k, v in values.items()})
-
-        built = self.artefact("similarity", digest(science), build)
-        return {k: Value(**v) for k, v in read_json(built / "similarity.json").items()}
-
-    def _measure(self, candidate: Pool, reference: Pool, model: str) -> dict[str, Value]:
-        settings = self.plan.similarity
-        split: Callable[[str], Sequence[object]] = words
-        if settings.unit == "token":
-            tokenize = self.tokenize(model)
-            split = lambda text: tokenize([text])[0]  # noqa: E731
-        comparison = compare(candidate, reference, settings.n, settings.tokens, split)
-        wanted = {"jaccard", *settings.measures}
-        values = {str(k): v for k, v in exact(comparison).items() if k in wanted}
-        values["jaccard_minhash"] = minhash(comparison, settings.num_perm)
-        if "nearest" in settings.measures:
-            values["nearest"] = nearest(candidate, reference, settings.n, NEAREST_DOCUMENTS)
-        return values
-
     # -- perplexity texts
 
     def text_windows(self, name: str, model: str) -> tuple[list[list[int]], int | None, bool]:
@@ -241,7 +177,7 @@ class Stages:
             tokens = self.tokens(name, model, seqlen, SEPARATOR)
             return cut(tokens.ids.tolist(), seqlen, limit), None, False
         assert entry.source is not None, f"text {name} is not on this machine; launch again"
-        rows = list(itertools.islice(sources.read_rows(entry.source), entry.spec.max_documents))
+        rows = list(itertools.islice(read_rows(entry.source), entry.spec.max_documents))
         if entry.spec.join is None:
             ids = self.tokenize(model)(rows[:limit])
             longest = self.longest(model)

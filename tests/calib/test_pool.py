@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from calib.pool import Pool, Tokens, document_id
-from calib.sources import locate, read_texts
+from calib.readers import read_texts
+from calib.sources import locate
 from calib.spec import DatasetSpec
 
 TEXTS = [f"text number {i}" for i in range(50)]
@@ -83,13 +84,13 @@ def share(pool: Pool, first: str) -> float:
 @pytest.mark.parametrize("weight", [0.1, 0.5, 0.7, 3.0])
 def test_the_shares_of_a_mixture_are_its_weights(weight: float) -> None:
     pools = {"a": made("a", 300, 100), "b": made("b", 300, 40)}
-    mixed = Pool.mix(pools, {"a": weight, "b": 1 - weight if weight < 1 else 1.0})
+    mixed = Pool.mix(pools, {"a": weight, "b": 1 - weight if weight < 1 else 1.0}, 10**9)
     wanted = weight if weight < 1 else weight / (1 + weight)
     assert share(mixed, "a") == pytest.approx(wanted, abs=0.01)
 
 
 def test_a_mixture_ends_where_a_part_runs_out() -> None:
-    mixed = Pool.mix({"a": made("a", 5, 100), "b": made("b", 900, 10)}, {"a": 1.0, "b": 1.0})
+    mixed = Pool.mix({"a": made("a", 5, 100), "b": made("b", 900, 10)}, {"a": 1.0, "b": 1.0}, 10**9)
     assert sum(text.startswith("a") for text in mixed.texts) == 5
     assert share(mixed, "a") == pytest.approx(0.5, abs=0.02)
 
@@ -97,8 +98,9 @@ def test_a_mixture_ends_where_a_part_runs_out() -> None:
 def test_the_order_in_which_parts_are_named_does_not_matter() -> None:
     pools = {"a": made("a", 30, 100), "b": made("b", 30, 40)}
     weights = {"a": 0.3, "b": 0.7}
-    backwards = Pool.mix(dict(reversed(pools.items())), dict(reversed(weights.items())))
-    assert Pool.mix(pools, weights) == backwards
+    backwards = Pool.mix(dict(reversed(pools.items())), dict(reversed(weights.items())), 30)
+    assert Pool.mix(pools, weights, 30) == backwards
+    assert len(backwards.ids) == 30
 
 
 # -- tokens

@@ -6,12 +6,15 @@ import math
 import random
 import re
 import statistics
+from collections.abc import Sequence
+from statistics import fmean
 
 import numpy as np
 import pytest
 
 from calib.pool import Pool
-from calib.similarity import CANDIDATE, REFERENCE, compare, exact, minhash, nearest, sides, words
+from calib.shingles import unit_hashes, word_hashes, words
+from calib.similarity import READ_AT_ONCE, compare, exact, minhash, sides
 
 MANY = 10**9
 
@@ -62,12 +65,12 @@ def test_both_sides_have_the_same_number_of_units() -> None:
 def test_no_text_is_split_beyond_the_cut() -> None:
     asked: list[str] = []
 
-    def split(one: str) -> list[str]:
-        asked.append(one)
-        return words(one)
+    def split(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        asked.extend(texts)
+        return word_hashes(texts)
 
-    compare(corpus("a", 30), corpus("b", 20), 3, 130, split)
-    assert len(asked) == 2 * 3
+    compare(corpus("a", 2000), corpus("b", 300), 3, 130, split)
+    assert len(asked) == 2 * READ_AT_ONCE
 
 
 @pytest.mark.parametrize("shared", [0, 10, 100, 300])
@@ -90,10 +93,9 @@ def test_a_planted_overlap_is_found(shared: int) -> None:
 def test_a_document_in_both_pools_is_on_one_side() -> None:
     candidate, reference = corpus("a", 40), corpus("b", 40)
     both = corpus("c", 40)
-    left, right = sides(
-        mixed := Pool.of([*candidate.texts, *both.texts], MANY),
-        other := Pool.of([*reference.texts, *both.texts], MANY),
-    )
+    mixed = Pool.of([*candidate.texts, *both.texts], MANY)
+    other = Pool.of([*reference.texts, *both.texts], MANY)
+    left, right = sides(mixed.ids, other.ids)
     ours, theirs = {mixed.ids[i] for i in left}, {other.ids[i] for i in right}
     assert not ours & theirs
     assert ours | theirs == set(mixed.ids) | set(other.ids)
@@ -103,7 +105,7 @@ def test_a_document_in_both_pools_is_on_one_side() -> None:
 
 def test_the_reference_against_itself_is_the_ceiling() -> None:
     reference = corpus("r", 200)
-    left, right = sides(reference, reference)
+    left, right = sides(reference.ids, reference.ids)
     assert sorted([*left, *right]) == list(range(200))
     assert 60 < len(left) < 140
     ceiling = exact(compare(reference, reference, 3, 4000))["jaccard"].value
@@ -115,7 +117,7 @@ def test_the_order_of_documents_does_not_matter() -> None:
     candidate, reference = corpus("a", 20), corpus("b", 20)
     turned = Pool(candidate.ids[::-1], candidate.texts[::-1])
     found, again = compare(candidate, reference, 3, MANY), compare(turned, reference, 3, MANY)
-    assert np.array_equal(found.hashes, again.hashes)
+    assert np.array_equal(found.candidate.grams, again.candidate.grams)
     assert exact(found)["jaccard"].value == exact(again)["jaccard"].value
 
 
@@ -126,37 +128,83 @@ def test_too_little_text_is_refused(one: str) -> None:
 
 
 def test_other_units_than_words_may_be_compared() -> None:
-    comparison = compare(corpus("a", 5), corpus("b", 5), 2, MANY, lambda one: list(one.encode()))
+    def split(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        joined = np.frombuffer("".join(texts).encode(), np.uint8)
+        return unit_hashes(joined), np.array([len(text) for text in texts])
+
+    comparison = compare(corpus("a", 5), corpus("b", 5), 2, MANY, split)
     assert comparison.units > 300
     assert exact(comparison)["jaccard"].value > 0.5
+
+
+def test_documents_may_be_left_out_of_the_reference() -> None:
+    candidate, reference = corpus("a", 30), corpus("b", 30)
+    gone = set(reference.ids[::2])
+    rest = reference.only([i for i, d in enumerate(reference.ids) if d not in gone])
+    left_out = compare(candidate, reference, 3, MANY, without=gone)
+    assert np.array_equal(
+        left_out.reference.grams, compare(candidate, rest, 3, MANY).reference.grams
+    )
 
 
 # -- standard errors
 
 
-def test_the_jackknife_is_about_the_spread_of_replicate_samples() -> None:
+def passages(turn: int, side: str, documents: int) -> list[str]:
+    """Documents of two kinds that quote common passages, some of them often."""
+    choose = random.Random(f"{turn} {side}")
+    quotes = [text(f"quote {i}", 12, 5000) for i in range(300)]
+    made = []
+    for _ in range(documents):
+        own = [f"{side}{choose.randrange(10**9)}" for _ in range(choose.choice([40, 80, 400]))]
+        if choose.random() < 0.4:
+            own += quotes[min(int(choose.expovariate(0.02)), 299)].split()
+        made.append(" ".join(own))
+    return made
+
+
+@pytest.mark.parametrize("documents", [100, 400])
+def test_the_standard_error_is_the_spread_of_replicate_samples(documents: int) -> None:
     found = []
-    for turn in range(60):
-        kind = random.Random(turn)  # each document at random of one of two kinds
-        one = [text(f"{turn} a {i}", 60, kind.choice([15, 15, 40])) for i in range(60)]
-        other = [text(f"{turn} b {i}", 60, kind.choice([15, 60])) for i in range(60)]
-        found.append(exact(compare(Pool.of(one, 60), Pool.of(other, 60), 3, MANY))["jaccard"])
+    for turn in range(40):
+        pools = [Pool.of(passages(turn, side, documents), MANY) for side in "ab"]
+        found.append(exact(compare(*pools, 3, documents * 100))["jaccard"])
     spread = statistics.stdev(value.value for value in found)
     claimed = statistics.mean(value.stderr for value in found)
-    assert spread / 2 < claimed < spread * 2
+    assert 0.75 < claimed / spread < 1.75
 
 
-def test_the_groups_of_the_jackknife_hold_equal_text() -> None:
-    pools = [corpus(name, 200, vocabulary=10_000) for name in "ab"]
-    members = compare(*pools, 3, MANY).members
-    sizes = [int((members & (1 << group) != 0).sum()) for group in range(10)]
-    assert sizes == [20 * 58] * 10
+def test_replicates_are_disjoint_samples_of_the_same_size() -> None:
+    """Every document has words of its own: what replicates share with each other is nothing."""
+    asked: list[str] = []
+
+    def split(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        asked.extend(texts)
+        return word_hashes(texts)
+
+    pools = [corpus(name, 330, vocabulary=10) for name in "ab"]
+    comparison = compare(*pools, 3, 60 * 60, split)
+    assert len(comparison.replicates) == 330 // 60 - 1
+    assert len(asked) == len(set(asked)) == 660
+    plain = []
+    for i in range(5):
+        a, b = (grams(list(pool.texts[60 * i : 60 * (i + 1)]), 3) for pool in pools)
+        plain.append(len(a & b) / len(a | b))
+    assert [comparison.jaccard, *(j for j, _ in comparison.replicates)] == plain
+    assert exact(comparison)["jaccard"].stderr >= statistics.stdev(plain) * plain[0] / fmean(plain)
 
 
 def test_one_document_a_side_has_no_standard_error() -> None:
     found = exact(compare(Pool.of(["a b c d"], 1), Pool.of(["a b c e"], 1), 3, MANY))["jaccard"]
     assert found.value == 1 / 3
     assert math.isnan(found.stderr)
+
+
+def test_nothing_in_common_is_known_to_one_gram() -> None:
+    one = corpus("a", 20)
+    other = Pool.of([t.replace("w", "v") for t in one.texts], 20)
+    found = exact(compare(one, other, 3, MANY))["jaccard"]
+    assert (found.value, found.stderr) == (0, 1 / found.n)
 
 
 # -- MinHash
@@ -168,49 +216,18 @@ def test_minhash_is_within_its_standard_error_of_exact(vocabulary: int) -> None:
         corpus("a", 20, vocabulary=vocabulary), corpus("b", 20, vocabulary=vocabulary), 3, MANY
     )
     true, estimate = exact(comparison)["jaccard"].value, minhash(comparison, 4096)
-    assert estimate.stderr == pytest.approx(
-        math.sqrt(estimate.value * (1 - estimate.value) / 4096), abs=1e-12
-    )
-    assert abs(estimate.value - true) < 4 * estimate.stderr
+    of_sketch = math.sqrt(estimate.value * (1 - estimate.value) / 4096)
+    assert of_sketch < estimate.stderr
+    assert abs(estimate.value - true) < 4 * of_sketch
 
 
-def test_minhash_is_datasketch_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minhash_is_that_of_datasketch() -> None:
     import datasketch
 
-    class Kept(datasketch.MinHash):
-        made: list[Kept] = []
-
-        def __init__(self, *args: object, **kwargs: object) -> None:
-            super().__init__(*args, **kwargs)
-            self.made.append(self)
-
-    monkeypatch.setattr("datasketch.MinHash", Kept)
     comparison = compare(corpus("a", 10), corpus("b", 10), 3, MANY)
-    value = minhash(comparison, 1024)
     plain = []
-    for side in (CANDIDATE, REFERENCE):
-        hashes = comparison.hashes[(comparison.members & side) != 0].tolist()
-        assert len(hashes) > 2**18 // 1024, "more than one part"
+    for side in (comparison.candidate, comparison.reference):
+        hashes = side.grams.tolist()
         plain.append(datasketch.MinHash(1024, hashfunc=lambda gram: gram & 0xFFFFFFFF))
         plain[-1].update_batch(hashes)
-    for chunked, whole in zip(Kept.made, plain, strict=False):
-        assert np.array_equal(chunked.hashvalues, whole.hashvalues)
-    assert value.value == plain[0].jaccard(plain[1])
-
-
-# -- nearest documents
-
-
-def test_nearest_finds_the_copies() -> None:
-    reference = corpus("r", 40, vocabulary=10_000)
-    copies = [one + " end" for one in reference.texts[:10]]
-    candidate = Pool.of([*copies, *corpus("c", 30, vocabulary=10_000).texts], 40)
-    found = nearest(candidate, reference, 3, 100)
-    assert found.value == pytest.approx(10 * (58 / 59) / 40, abs=0.01)
-    assert found.n == 40
-    assert 0.05 < found.stderr < 0.09
-
-
-def test_nearest_takes_texts_too_short_for_a_gram() -> None:
-    candidate = Pool.of(["a", "b c"], 2)
-    assert nearest(candidate, corpus("r", 5), 3, 100).value == 0
+    assert minhash(comparison, 1024).value == plain[0].jaccard(plain[1])

@@ -14,7 +14,8 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from calib.sources import every_split, locate, read_rows, read_texts
+from calib.readers import read_rows, read_texts
+from calib.sources import every_split, locate
 from calib.spec import DatasetSpec
 
 TEXTS = ["first text", "second\u2028text, of one line", 'third "text"\nof two lines']

@@ -16,7 +16,9 @@ from calib.spec import DatasetSpec, builtin_datasets
     [{}, {"path": "owner/name", "mixture": {"a": 1.0}}, {"path": "x", "generate": {"from": "a"}}],
 )
 def test_a_dataset_is_of_exactly_one_kind(given: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="exactly one of 'path', 'mixture' and 'generate'"):
+    with pytest.raises(
+        ValidationError, match="exactly one of 'path', 'mixture', 'generate', 'select'"
+    ):
         DatasetSpec.model_validate(given)
 
 
