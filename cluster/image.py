@@ -14,6 +14,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -218,7 +219,7 @@ def _build_flags(runtime: str, gpus: bool) -> Iterator[str]:
         "CONSTRAINTS_SHA256": constraints,
         "CODE_SHA256": code_hash(),
     }
-    wheels = Path(arguments.get("PIP_FIND_LINKS", ""))
+    wheels = Path(arguments.get("PIP_FIND_LINKS") or _wheels_of_pip())
     if wheels.is_absolute() and wheels.is_dir():  # a folder here, which the build sees as /wheels
         arguments["PIP_FIND_LINKS"] = "/wheels"
         yield from ("--build-context", f"wheels={wheels}")
@@ -227,6 +228,13 @@ def _build_flags(runtime: str, gpus: bool) -> Iterator[str]:
     for name in PROXIES:
         if os.environ.get(name):
             yield from ("--build-arg", name)  # by name: the value stays out of the image
+
+
+def _wheels_of_pip() -> str:
+    """The folder that pip's configuration on this machine looks into for wheels, if any."""
+    ask = [sys.executable, "-m", "pip", "config", "get", "global.find-links"]
+    done = subprocess.run(ask, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _arguments(gpus: bool) -> dict[str, str]:
