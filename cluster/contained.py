@@ -118,6 +118,8 @@ def start(
         image: as the runtime takes it. digest: of it, for the records.
         share: variables of this node beside the job's own, GPUs among them.
     """
+    if profile.scratch:
+        share = {**share, "CALGRID_SCRATCH": expand(profile.scratch)}
     environment = {**os.environ, **share}
     box = sandbox(profile, job, image, environment, _local_disk(profile))
     gpus = {k: v for k, v in environment.items() if k == "CUDA_VISIBLE_DEVICES"}

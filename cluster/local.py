@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cluster.backend import Ended, Job, Say, job_environment
-from cluster.profile import Profile
+from cluster.profile import Profile, expand
 
 STOP_SECONDS = 10.0
 """Time that a job has to end by itself once it was interrupted."""
@@ -151,6 +151,8 @@ class LocalBackend:
         """What a slot has of this machine: its threads and its GPU."""
         threads = str(self.profile.cpus or max(1, cores() // self.slots))
         shares = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        if self.profile.scratch:
+            shares["CALGRID_SCRATCH"] = expand(self.profile.scratch)
         gpus = gpu_count()
         if gpus:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -87,6 +87,8 @@ class _Task:
         cpus = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
         if cpus:
             environment.setdefault("OMP_NUM_THREADS", cpus)
+        if self.profile.scratch:
+            environment["CALGRID_SCRATCH"] = expand(self.profile.scratch)
         if self.profile.local_disk:
             environment["TMPDIR"] = os.path.expandvars(self.profile.local_disk)
         if self.profile.container.runtime != "none" and not self.job.bare:
