@@ -317,7 +317,8 @@ def minhash(comparison: Comparison, permutations: int, seed: int = 1) -> Value:
 
 def estimated(jaccard: float, permutations: int, relative: float, units: int) -> Value:
     """A sketch's estimate with the error of the sketch and, relative to it, of the samples."""
-    variance = jaccard * (1 - jaccard) / permutations
+    chance = max(jaccard, 1 / permutations)  # none in common is known to one permutation
+    variance = chance * (1 - jaccard) / permutations
     if not math.isnan(relative):
         variance += (relative * jaccard) ** 2
     return Value(jaccard, math.sqrt(variance), permutations, units)
