@@ -9,6 +9,7 @@ import tarfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,9 @@ def job_to_json(job: Job) -> dict[str, Any]:
 
 
 def job_from_json(data: dict[str, Any]) -> Job:
-    """What `job_to_json` made."""
-    return Job(**data | {"log": Path(data["log"])})
+    """What `job_to_json` made, also of another version of this code."""
+    known = {field.name: data[field.name] for field in fields(Job) if field.name in data}
+    return Job(**known | {"log": Path(data["log"])})
 
 
 def _read(path: Path) -> str:

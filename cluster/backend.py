@@ -108,8 +108,12 @@ class Backend(Protocol):
     def submit(self, jobs: Sequence[Job]) -> list[Job]:
         """Queue jobs; returns those that there was no room for, to be submitted later."""
 
-    def resume(self) -> None:
-        """Take over what an earlier launcher of the run left queued or running."""
+    def resume(self, anew: bool) -> None:
+        """Take over what an earlier launcher of the run left queued or running.
+
+        Args:
+            anew: a person launches the run again: what was cancelled meanwhile is forgotten.
+        """
 
     def live(self) -> list[Job]:
         """The jobs that are queued or running, those of an earlier launcher too."""

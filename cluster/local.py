@@ -83,7 +83,7 @@ class LocalBackend:
     def at_last(self, job: Job) -> None:
         """Nothing: without its launcher no job of this backend starts."""
 
-    def resume(self) -> None:
+    def resume(self, anew: bool) -> None:
         """Nothing: what an earlier launcher left goes on by itself, and claims its cells."""
 
     def finish(self) -> None:

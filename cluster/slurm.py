@@ -91,12 +91,40 @@ class SlurmBackend:
         """The jobs that are queued or running, those of earlier launchers too."""
         return [array.jobs[i] for array in self.arrays for i in array.unsettled()]
 
-    def resume(self) -> None:
-        """Take over what an earlier launcher was submitting when it went away."""
+    def resume(self, anew: bool) -> None:
+        """Take over what an earlier launcher left; `anew`: forget what was cancelled since."""
         try:
             self._adopt()
+            if anew and self.arrays:
+                self._forget_cancelled()
         except AwayError as error:
             self._is_away(error)
+
+    def _forget_cancelled(self) -> None:
+        """Settle the jobs that were cancelled while nobody looked, without a word of them."""
+        entries = self._entries()
+        known = squeue.accounts({array.id for array in self.arrays})
+        for array in self.arrays:
+            spoke = {index for index, _ in array.said()}
+            for index in array.unsettled():
+                element = array.element(index)
+                queued = element in entries and entries[element].live
+                account = known.get(element)
+                cancelled = account is None or account.state.startswith("CANCELLED")
+                if not queued and index not in spoke and cancelled:
+                    array.settle(index)
+
+    def _entries(self) -> dict[str, Entry]:
+        """The jobs of this run in the queue; asks Slurm.
+
+        A controller that lost its memory gives the id of one job to another: that is left out.
+        """
+        tokens = {array.id: array.token for array in self.arrays}
+        return {
+            job: entry
+            for job, entry in squeue.queue(self.name).items()
+            if entry.comment == tokens.get(job.partition("_")[0])
+        }
 
     def queued(self) -> int:
         """How many jobs of the run Slurm has in its queue; asks it.
@@ -280,14 +308,10 @@ class SlurmBackend:
     def _explained(self) -> list[tuple[Array, int, Verdict]]:
         """The silent jobs that are over, and why; asks Slurm."""
         try:
-            entries = squeue.queue(self.name)
+            entries = self._entries()
         except AwayError as error:
             self._is_away(error)
             return []
-        tokens = {array.id: array.token for array in self.arrays}
-        entries = {  # a controller that lost its memory gives the id of one job to another
-            job: e for job, e in entries.items() if e.comment == tokens.get(job.partition("_")[0])
-        }
         self.note = "; ".join(filter(None, [self._warning, squeue.stuck(entries)]))
         now = time.monotonic()
         gone: list[tuple[Array, int]] = []

@@ -127,9 +127,15 @@ class Driver:
         self.looked = 0.0
         self.stopped = False
 
-    def start(self) -> None:
-        """Submit every queued cell that nobody runs already."""
-        self.backend.resume()
+    def start(self, anew: bool = True) -> None:
+        """Submit every queued cell that nobody runs already.
+
+        Args:
+            anew: a person launches the run again, so that what was cancelled runs again too.
+        """
+        self.backend.resume(anew)
+        if anew and self.backend.live():
+            self.backend.at_last(collect_job(self.run, self.plan))
         live = {key for job in self.backend.live() for key in cells_of(job)}
         claimed = held(self.run.claims)
         self._leave(key for key in self.state.queued if key in claimed and key not in live)

@@ -42,13 +42,14 @@ def settle(run: RunFolder, plan: Plan, profile: Profile) -> None:
     backend = open_backend(profile, run.path)
     state = to_run(run, plan, retry_failed=False)
     driver = Driver(run, plan, cells, state, backend)
-    driver.start()
+    driver.start(anew=False)
     while driver.step():
         if isinstance(backend, SlurmBackend) and _goes_on(backend):
             backend.at_last(collect_job(run, plan))
             print(f"{len(backend.live()):,} jobs are queued or running; a later job collects them")
             return
         time.sleep(backend.interval)
+    backend.finish()
     print(f"done: {len(state.done):,}, failed: {len(state.failed):,}, left: {len(state.queued):,}")
 
 

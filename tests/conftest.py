@@ -210,10 +210,11 @@ class HereBackend:
 
     stop = drop
 
-    def resume(self) -> None:
+    def resume(self, anew: bool) -> None:
         pass
 
-    finish = resume
+    def finish(self) -> None:
+        pass
 
     def at_last(self, job: Any) -> None:
         pass

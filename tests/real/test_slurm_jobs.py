@@ -248,7 +248,7 @@ def test_an_array_whose_id_never_arrived_is_taken_over(engine: Engine, tmp_path:
     unsent = Job("c", ("-c", ""), tmp_path / "c.log")
     type(first.arrays[0]).create(tmp_path / "slurm", [unsent], first.profile)  # or before sbatch
     second = open_slurm(tmp_path)
-    second.resume()
+    second.resume(anew=True)
     assert {job.name for job in second.live()} == {"a", "b"}
     assert set(finish(second)) == {"a", "b"}
 
