@@ -39,8 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     for state in ("done", "running", "queued", "failed"):
         console.print(f"{counts[state]:>8,} {state}", highlight=False)
     running = [key for key, state in states.items() if state == "running"]
-    if running or held(run.artefacts / "claims"):
-        console.print(_running_table(run, plan, running))
+    table = _running_table(run, running)
+    if table.row_count:
+        console.print(table)
     _print_failures(run, [key for key, state in states.items() if state == "failed"], console)
     for line in _obstacles(run, counts["queued"]):
         console.print(line, highlight=False, soft_wrap=True)
@@ -61,7 +62,7 @@ def states_of(run: RunFolder, plan: Plan) -> dict[str, str]:
     return {key: state(key) for key in plan.cells}
 
 
-def _running_table(run: RunFolder, plan: Plan, running: list[str]) -> Table:
+def _running_table(run: RunFolder, running: list[str]) -> Table:
     """What is being run, and how far it is; what cells share first."""
     table = Table("cell", "what", "stage", "done", "host", "heard of")
     shared = sorted(path.stem for path in (run.path / "heartbeats").glob("shared-*.json"))
