@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any, Literal
@@ -34,32 +36,114 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+class Cooling(Strict):
+    """A temperature that goes in equal steps from `start` to `end` over the first `tokens`.
+
+    High at first, so that texts that all begin with BOS go different ways (Williams et al. 2025).
+    """
+
+    start: float = Field(gt=0)
+    end: float = Field(1.0, gt=0)
+    tokens: int = Field(ge=1)
+
+
+def _bos(value: Any) -> Any:
+    return {"add": True, "none": False}.get(value, value) if isinstance(value, str) else value
+
+
+def _distinct(seeds: list[int]) -> list[int]:
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"{seeds} is no list of pool seeds; list one or more, each once")
+    return seeds
+
+
+PoolSeed = Annotated[int, Field(ge=0, lt=2**64)]
+
+
 class GenerateSpec(Strict):
     """How the model writes its own calibration text (Ji et al. 2025, section 5).
 
     Attributes:
-        source: dataset whose documents give the prefixes, one a text, in pool order.
-        texts: texts to write. max_tokens: new tokens a text, None = the seqlen of the cell.
-        prefix_tokens: tokens of the source text that start each text, BOS not counted.
-        bos: put the tokenizer's BOS in front; "auto" = where its tokenizer does.
-        temperature, top_p, top_k, repetition_penalty: the sampling.
+        source: dataset whose documents give the prefixes, one a text, in pool order; None = every
+            text begins with BOS alone (self-calibration, Williams et al. 2025).
+        texts: texts to write.
+        max_tokens: new tokens a text, None = the seqlen of the cell; fewer where the model has
+            no more positions.
+        prefix_tokens: tokens of the source text that start each text, BOS not counted (the
+            study's count is that of the tokenizer's output, so with a BOS where it adds one).
+        bos: put the tokenizer's BOS in front: add (true), none (false), or "auto" = where its
+            tokenizer does, and always without a source.
+        temperature, top_p, top_k, repetition_penalty: the sampling; top_k 0 = all tokens.
         drop_top_perplexity: fraction of the texts, those of highest perplexity, to drop.
         batch: texts written together; part of the text's identity.
-        seed: fixes the pool of texts; a cell's own seed draws from it.
+        seed: fixes the pool of texts; a cell's own seed draws from it. A list makes one dataset
+            of each, `name@seed`.
     """
 
-    source: str = Field(alias="from")
+    source: str | None = Field(alias="from")
     texts: int = Field(512, ge=1)
     max_tokens: int | None = Field(None, ge=1)
-    prefix_tokens: int = Field(2, ge=1)
-    bos: Literal["auto"] | bool = "auto"
-    temperature: float = Field(0.6, gt=0)
+    prefix_tokens: int = Field(2, ge=0)
+    bos: Annotated[Literal["auto"] | bool, BeforeValidator(_bos)] = "auto"
+    temperature: Annotated[float, Field(gt=0)] | Cooling = 0.6
     top_p: float = Field(0.95, gt=0, le=1)
     top_k: int = Field(50, ge=0)
     repetition_penalty: float = Field(1.2, gt=0)
     drop_top_perplexity: float = Field(0.2, ge=0, lt=1)
     batch: int = Field(64, ge=1)
-    seed: int = Field(0, ge=0, lt=2**64)
+    seed: PoolSeed | Annotated[list[PoolSeed], AfterValidator(_distinct)] = 0
+
+    @model_validator(mode="after")
+    def _start(self) -> GenerateSpec:
+        if self.source is not None and not self.prefix_tokens:
+            raise ValueError(
+                "prefix_tokens: 0 takes nothing of the source; write 1 or more, or `from: null` "
+                "for texts that begin with BOS alone"
+            )
+        if self.source is None and "prefix_tokens" in self.model_fields_set and self.prefix_tokens:
+            raise ValueError(
+                f"prefix_tokens: {self.prefix_tokens} without a source; name a dataset in `from`, "
+                "or leave prefix_tokens out: texts then begin with BOS alone"
+            )
+        if self.source is None and self.bos is False:
+            raise ValueError("a text begins with a prefix or BOS; name a dataset in `from`")
+        return self
+
+    @property
+    def prefix(self) -> int:
+        """Tokens of the source that start a text."""
+        return self.prefix_tokens if self.source is not None else 0
+
+    @property
+    def one_seed(self) -> int:
+        """The pool seed of one dataset.
+
+        Raises:
+            ValueError: several are listed; the grid makes a dataset of each.
+        """
+        if isinstance(self.seed, list):
+            raise ValueError(f"pool seeds {self.seed} stand for a dataset each")
+        return self.seed
+
+    @property
+    def kept(self) -> int:
+        """Texts that are left after the drop."""
+        return self.texts - int(Decimal(str(self.drop_top_perplexity)) * self.texts)
+
+    def temperatures(self, count: int) -> list[float]:
+        """The temperature of each of the first `count` new tokens."""
+        cooling = self.temperature
+        if not isinstance(cooling, Cooling):
+            return [cooling] * count
+        step = (cooling.end - cooling.start) / cooling.tokens
+        return [cooling.start + step * min(i, cooling.tokens) for i in range(count)]
+
+
+def positions(config: Mapping[str, Any]) -> int | None:
+    """Tokens that a model has positions for, by its `config.json`; None where it has no limit."""
+    keys = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_len", "seq_length")
+    nested = config.get("text_config") or config
+    return next((int(nested[key]) for key in keys if nested.get(key)), None)
 
 
 class QuestionSpec(Strict):
@@ -178,7 +262,7 @@ class DatasetSpec(Strict):
     def parents(self) -> list[str]:
         """Names of the datasets that this one is made from."""
         made = [part.source for part in (self.generate, self.select) if part is not None]
-        return [*(self.mixture or []), *made]
+        return [*(self.mixture or []), *(source for source in made if source is not None)]
 
 
 @cache

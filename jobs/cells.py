@@ -190,13 +190,15 @@ def _products(grid: Grid, block: Block) -> Iterator[dict[str, Any]]:
 
 def _matches(values: Mapping[str, Any], rule: Mapping[str, set[str]]) -> bool:
     """Does a combination have, for every key of the rule, one of the values spelled there?"""
-    return all(axis in values and _spelled(values[axis]) & rule[axis] for axis in rule)
+    return all(axis in values and _spelled(values[axis], axis) & rule[axis] for axis in rule)
 
 
-def _spelled(value: Any) -> set[str]:
+def _spelled(value: Any, axis: str = "") -> set[str]:
     """How a value of an axis may be written in a rule of `exclude`."""
     if isinstance(value, Recipe):
         return {value.name, str(value)}
+    if axis == "dataset" and "@" in str(value):  # one pool seed of several: that one, or all
+        return {value, value.rpartition("@")[0]}
     return {f"{float(value):g}" if isinstance(value, float | Fraction) else str(value)}
 
 

@@ -281,13 +281,15 @@ class _Collection:
                 }
 
     def _texts(self, manifests: dict[str, dict[str, Any] | None]) -> Iterator[dict[str, Any]]:
-        pools = {m["pool"] for m in manifests.values() if m and m["generate"]}
-        for pool in sorted(pools):
+        pools = {m["pool"]: m["dataset"] for m in manifests.values() if m and m["generate"]}
+        for pool, dataset in sorted(pools.items()):
             path = self.run.artefacts / "pools" / pool / "texts.jsonl"
             if path.is_file():
-                lines = path.read_text("utf-8").split("\n")
-                for number, line in enumerate(filter(None, lines)):
-                    yield {"pool": pool, "number": number, **json.loads(line)}
+                texts = [json.loads(x) for x in path.read_text("utf-8").split("\n") if x]
+                dropped = sum(not text["kept"] for text in texts) / len(texts)
+                more = {"pool": pool, "dataset": dataset, "dropped_fraction": dropped}
+                for number, text in enumerate(texts):
+                    yield more | {"number": number} | text
 
 
 if __name__ == "__main__":

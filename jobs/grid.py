@@ -248,11 +248,17 @@ class Grid(Strict):
         return self.reference.get(model) if isinstance(self.reference, dict) else self.reference
 
     def axes(self, block: Block) -> dict[str, list[Any]]:
-        """The values of every axis of a block, the seed first; [None] where none is written."""
+        """The values of every axis of a block, the seed first; [None] where none is written.
+
+        A dataset with several pool seeds is one of each, unless it is zipped (which
+        `name_problems` refuses).
+        """
+        named, zipped = block.dataset or [], "dataset" in (block.zip or [])
+        datasets = named if zipped else [v for name in named for v in self.variants(name)]
         return {
             "seed": block.seed,
             "model": block.model or self.model,
-            "dataset": block.dataset or [None],
+            "dataset": datasets or [None],
             "pruner": block.pruner,
             "sparsity": block.sparsity or [None],
             "pattern": block.pattern,
@@ -262,8 +268,20 @@ class Grid(Strict):
         }
 
     def dataset_spec(self, name: str) -> DatasetSpec | None:
-        """A dataset by name, the grid's own before the built-in ones."""
-        return self.datasets.get(name) or builtin_datasets().get(name)
+        """A dataset by name, the grid's own before the built-in ones; `name@seed` is a variant."""
+        known = self.datasets.get(name) or builtin_datasets().get(name)
+        if known is not None or name not in self.variants(base := name.rpartition("@")[0]):
+            return known
+        spec = self.datasets[base]
+        assert spec.generate is not None
+        one = spec.generate.model_copy(update={"seed": int(name.rpartition("@")[2])})
+        return spec.model_copy(update={"generate": one})
+
+    def variants(self, name: str) -> list[str]:
+        """A dataset, or one name for each seed where it lists several: `name@seed`."""
+        spec = self.datasets.get(name)
+        seeds = None if spec is None or spec.generate is None else spec.generate.seed
+        return [f"{name}@{seed}" for seed in seeds] if isinstance(seeds, list) else [name]
 
 
 def load_grid(path: Path, overrides: list[str] | None = None) -> tuple[Grid, GridFile]:
@@ -290,7 +308,8 @@ def _unlisted(place: Place, single: bool) -> Place:
 
 def name_problems(grid: Grid) -> Iterator[Problem]:
     """Names that stand for nothing, and other conflicts between parts of a grid."""
-    names = sorted({*builtin_datasets(), *grid.datasets})
+    named = {*builtin_datasets(), *grid.datasets}
+    names = sorted(v for name in named for v in grid.variants(name))
     for name, spec in grid.datasets.items():
         for parent in spec.parents:
             if parent not in names:
@@ -310,7 +329,7 @@ def name_problems(grid: Grid) -> Iterator[Problem]:
             yield Problem(("reference", model), "unknown model; " + choices(model, grid.model))
     for i, block in enumerate(grid.cells):
         at: Place = ("cells",) if len(grid.cells) == 1 else ("cells", i)
-        yield from _check_block(grid, block, at, names)
+        yield from _check_block(grid, block, at, sorted(named.union(names)))
     for i, rule in enumerate(grid.exclude):
         if not rule:
             yield Problem(
@@ -347,6 +366,13 @@ def _check_block(grid: Grid, block: Block, at: Place, names: list[str]) -> Itera
         for j, value in enumerate(getattr(block, axis) or []):
             if value not in known:
                 yield Problem((*at, axis, j), f"unknown {axis} {value!r}; " + choices(value, known))
+    for name in block.dataset or []:
+        if "dataset" in (block.zip or []) and len(grid.variants(name)) > 1:
+            listed = ", ".join(grid.variants(name))
+            yield Problem(
+                (*at, "zip"),
+                f"{name} stands for a dataset a seed and cannot be zipped; list {listed} instead",
+            )
     if block.dataset is None and any(r.needs_data for r in block.pruner):
         yield Problem(at, "dataset is missing, and a pruner here needs calibration data")
     if block.sparsity is None and any(

@@ -25,8 +25,11 @@ class Heartbeat:
         self.seconds: dict[str, float] = {}
         self._since = self._written = time.monotonic()
 
-    def __call__(self, stage: str, done: int = 0, total: int = 0) -> None:
-        """Say that `stage` is at `done` of `total` (0 of 0 where it does not count)."""
+    def __call__(self, stage: str, done: int = 0, total: int = 0, note: str = "") -> None:
+        """Say that `stage` is at `done` of `total` (0 of 0 where it does not count).
+
+        `note` is for people: how fast it is, or a sample of what it makes.
+        """
         now = time.monotonic()
         self.done, self.total = done, total
         if stage == self.stage and now - self._written < LEAST_SECONDS:
@@ -36,7 +39,7 @@ class Heartbeat:
             self.stage, self._since = stage, now
         self._written = now
         where = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
-        count = {"stage": stage, "done": done, "total": total}
+        count = {"stage": stage, "done": done, "total": total, "note": note}
         write_json(self.path, {"what": self.what, **count, **where})
 
     def stop(self) -> None:

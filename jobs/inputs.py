@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from calib import sources
 from calib.selectors import SELECTORS
-from calib.spec import LOADERS, DatasetSpec, Strict
+from calib.spec import LOADERS, DatasetSpec, GenerateSpec, Strict
 from cluster.container import outermost
 from cluster.yamlfile import Place, Problem, choices
 from jobs import modelfiles
@@ -86,13 +86,11 @@ class Inputs(BaseModel):
         entry = self.datasets[dataset]
         spec = entry.spec
         if spec.generate is not None:
-            content = self.models[model].content
-            source = self.pool(spec.generate.source, model, dtype, seqlen)
-            if content is None or source is None:
+            batches = self.batches(dataset, model, dtype, seqlen)
+            if batches is None:
                 return None
-            settings = spec.generate.model_dump() | {"source": source, "model": content}
-            settings |= {"max_tokens": spec.generate.max_tokens or seqlen, "dtype": dtype}
-            return digest(settings | {"max_documents": spec.max_documents, "version": 1})
+            taken = spec.generate.model_dump(include={"texts", "drop_top_perplexity"})
+            return digest(taken | {"batches": batches, "version": 2})
         if spec.mixture is not None:
             parts = {n: self.pool(n, model, dtype, seqlen) for n in spec.mixture}
             if None in parts.values():
@@ -140,6 +138,33 @@ class Inputs(BaseModel):
         if needs.reference:
             made["reference"] = self.pool(str(self.reference[model]), model, dtype, seqlen)
         return None if None in made.values() else digest(made)
+
+    def generate_spec(self, dataset: str) -> GenerateSpec:
+        """How a dataset of generated text is written.
+
+        Raises:
+            ValueError: it is none.
+        """
+        spec = self.datasets[dataset].spec.generate
+        if spec is None:
+            raise ValueError(f"dataset {dataset} is not written by the model")
+        return spec
+
+    def batches(self, dataset: str, model: str, dtype: str, seqlen: int | None) -> str | None:
+        """The identity of the batches that a generated pool is taken from, None likewise.
+
+        Pools that differ in how many texts they take or drop share them.
+        """
+        spec = self.generate_spec(dataset)
+        content = self.models[model].content
+        source = None
+        if spec.source is not None:
+            source = self.pool(spec.source, model, dtype, seqlen)
+        if content is None or (source is None and spec.source is not None):
+            return None
+        settings = spec.model_dump(exclude={"texts", "drop_top_perplexity"})
+        settings |= {"source": source, "model": content, "dtype": dtype, "version": 1}
+        return digest(settings | {"max_tokens": spec.max_tokens or seqlen})
 
 
 MOST_FILES = 32
@@ -280,7 +305,7 @@ class _Finder:
 
 def used_datasets(grid: Grid) -> set[str]:
     """The datasets that the grid's cells, reference or perplexities read, and their parents."""
-    used = {d for block in grid.cells for d in block.dataset or []}
+    used = {v for block in grid.cells for d in block.dataset or [] for v in grid.variants(d)}
     used |= {r for m in grid.model if (r := grid.reference_of(m)) is not None}
     used |= {t for t in grid.evaluate.perplexity if t not in perplexity_texts()}
     queue = list(used)

@@ -13,6 +13,7 @@ from calib.sources import Source
 from calib.spec import DatasetSpec
 from cluster.yamlfile import Problem
 from jobs.cells import Cell, digest, expand, science
+from jobs.generate_checks import generate_problems
 from jobs.grid import Grid, load_grid, name_problems
 from jobs.inputs import Inputs, length_problems, look_up, width_problems
 from jobs.run import Plan
@@ -57,6 +58,7 @@ def plan_grid(path: Path, overrides: list[str], out: Path) -> Planned:
         problems += length_problems(grid, cells, inputs)
         problems += _unreadable(inputs)
         problems += _shortages(grid, cells, inputs)
+        problems += generate_problems(cells, inputs)
     if problems:
         raise file.error(problems)
     walk = grid.pruning.model_dump()

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calib import controls, generation
+from calib import controls
 from calib.pool import Pool
 from calib.readers import read_pool
 from calib.selectors import SELECTORS, Context
 from calib.spec import DatasetSpec
+from jobs import generate_stage
 
 if TYPE_CHECKING:
     from jobs.stages import Stages
@@ -24,11 +25,11 @@ def build_pool(stages: Stages, dataset: str, model: str, seqlen: int, folder: Pa
     """Write the documents that a dataset offers to a model into `folder`."""
     entry = stages.plan.inputs.datasets[dataset]
     spec = entry.spec
-    if spec.generate is not None:
-        _generate(stages, dataset, model, seqlen, folder)
-        return
     stages.progress("text", 0, 0)
-    if spec.control is not None:
+    if spec.generate is not None:
+        batches = generate_stage.write_batches(stages, dataset, model, seqlen)
+        generate_stage.assemble(batches, spec.generate, folder)
+    elif spec.control is not None:
         build_control(stages, spec.control, model, seqlen, folder)
     elif spec.mixture is not None:
         parts = {name: stages.pool(name, model, seqlen) for name in spec.mixture}
@@ -38,24 +39,6 @@ def build_pool(stages: Stages, dataset: str, model: str, seqlen: int, folder: Pa
     else:
         assert entry.source is not None
         read_pool(entry.source, spec).save(folder)
-
-
-def _generate(stages: Stages, dataset: str, model: str, seqlen: int, folder: Path) -> None:
-    from jobs.stages import free_memory
-
-    spec = stages.plan.inputs.datasets[dataset].spec.generate
-    assert spec is not None
-    source = stages.tokens(spec.source, model, seqlen, "")
-    texts = generation.generate(
-        stages.load(model),
-        stages.tokenizer(model),
-        source,
-        spec,
-        spec.max_tokens or seqlen,
-        lambda done, total: stages.progress("generate", done, total),
-    )
-    free_memory()
-    generation.save(texts, folder)
 
 
 def build_control(stages: Stages, control: str, model: str, seqlen: int, folder: Path) -> None:

@@ -207,11 +207,15 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         "One row a text that the model wrote",
         {
             "pool": ("VARCHAR", "key of the generated pool"),
+            "dataset": ("VARCHAR", "dataset, as the grid names it; name@seed of several pools"),
             "number": ("INTEGER", "number of the text, from 0"),
             "tokens": ("INTEGER", "its tokens, prefix included"),
-            "perplexity": ("DOUBLE", "perplexity under the dense model"),
+            "perplexity": ("DOUBLE", "perplexity under the dense model; NULL for one token"),
+            "repetition": ("DOUBLE", "4-gram aggregation: share of token 4-grams it had before"),
+            "language": ("VARCHAR", "a guess, ISO 639-1; NULL where it has no words"),
             "kept": ("BOOLEAN", "False where its perplexity was among the highest"),
-            "source": ("VARCHAR", "document that gave the prefix"),
+            "dropped_fraction": ("DOUBLE", "fraction of its pool that was not kept"),
+            "source": ("VARCHAR", "document that gave the prefix; NULL where BOS alone did"),
         },
     ),
     "stages": (

@@ -12,6 +12,7 @@ import duckdb
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -21,6 +22,9 @@ from jobs.drive import State
 from jobs.planning import Planned
 from jobs.run import RunFolder
 from prune.recipe import DENSE
+
+MOST_NOTE = 60
+"""Characters of a running stage's note that the progress display has room for."""
 
 MOST_ROWS = 40
 """Rows that the dry run spells out; larger grids are summed up by recipe."""
@@ -138,7 +142,8 @@ class Watch:
             except (FileNotFoundError, ValueError):
                 continue  # waits for its turn in a process, or has just ended
             where = f"{beat['done']}/{beat['total']}" if beat["total"] else ""
-            table.add_row(f"  {self.cells[key].label()}", f"[cyan]{beat['stage']}", where)
+            note = escape(beat["note"][:MOST_NOTE])
+            table.add_row(f"  {self.cells[key].label()}", f"[cyan]{beat['stage']}", where, note)
         return table
 
 

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors.numpy import load_file, save_file
@@ -18,16 +19,23 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from calib.draw import CalibrationSet, draw
 from calib.pool import SEPARATOR, Pool, Tokens
 from calib.readers import read_rows
+from jobs import generate_stage
 from jobs.cells import Draw, calibration_science, digest
 from jobs.claims import build_once
+from jobs.files import read_json
 from jobs.inputs import positions
 from jobs.pool_stage import build_pool
 from jobs.run import Plan, RunFolder
 from jobs.similarity_stage import document_figures
 from prune.model.load import load_model, load_tokenizer
 
-Progress = Callable[[str, int, int], None]
-"""Called with a stage and how far it is: (stage, done, total)."""
+
+class Progress(Protocol):
+    """Called with a stage, how far it is, and a note for people."""
+
+    def __call__(self, stage: str, done: int = 0, total: int = 0, note: str = "") -> None:
+        """Say so."""
+
 
 HELDOUT_WINDOWS, HELDOUT_SEED = 32, -1
 """The windows of the reference that errors are measured on; seeds of grids are not negative."""
@@ -84,6 +92,11 @@ class Stages:
         identity = self.plan.inputs.pool(dataset, model, self.plan.dtype, seqlen)
         if identity is None:
             raise FileNotFoundError(f"dataset {dataset} is not on this machine; launch again")
+        spec = self.plan.inputs.datasets[dataset].spec
+        if spec.generate is not None and not (self.run.artefacts / "pools" / identity).is_dir():
+            # before the pool is claimed, so that those who need it write batches, too
+            generate_stage.write_batches(self, dataset, model, seqlen)
+            free_memory()
 
         def build(folder: Path) -> None:
             build_pool(self, dataset, model, seqlen, folder)
@@ -128,11 +141,14 @@ class Stages:
                 tokens = tokens.fold(*draw_.fold)
             drawn = draw(tokens, draw_.sampler, draw_.size, draw_.seqlen, draw_.seed)  # type: ignore[arg-type]
             spec = self.plan.inputs.datasets[draw_.dataset].spec
+            pool = self.pool_folder(draw_.dataset, model, draw_.seqlen)
+            written = {} if spec.generate is None else read_json(pool / "manifest.json")
             manifest = vars(draw_) | {
-                "pool": self.pool_folder(draw_.dataset, model, draw_.seqlen).name,
+                "pool": pool.name,
                 "tokenizer": self.plan.inputs.models[model].content,
                 "separator": separator,
                 "generate": None if spec.generate is None else spec.generate.model_dump(),
+                "quality": written or None,
                 "texts": self._readable(drawn.input_ids[:READABLE_WINDOWS].tolist(), model),
                 "documents": document_figures(
                     self.pool(draw_.dataset, model, draw_.seqlen), drawn.windows

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jobs.claims import held
@@ -64,7 +65,7 @@ def states_of(run: RunFolder, plan: Plan) -> dict[str, str]:
 
 def _running_table(run: RunFolder, running: list[str]) -> Table:
     """What is being run, and how far it is; what cells share first."""
-    table = Table("cell", "what", "stage", "done", "host", "heard of")
+    table = Table("cell", "what", "stage", "done", "note", "host", "heard of")
     shared = sorted(path.stem for path in (run.path / "heartbeats").glob("shared-*.json"))
     for key in [*shared, *running[:MOST_RUNNING]]:
         try:
@@ -74,7 +75,8 @@ def _running_table(run: RunFolder, running: list[str]) -> Table:
         done = f"{beat['done']}/{beat['total']}" if beat["total"] else ""
         ago = f"{time.time() - beat['time']:.0f} s ago"
         name = "-" if key in shared else key
-        table.add_row(name, beat["what"], beat["stage"], done, beat["host"], ago)
+        where = [beat["stage"], done, escape(beat["note"]), beat["host"], ago]
+        table.add_row(name, beat["what"], *where)
     if len(running) > MOST_RUNNING:
         table.add_row(f"... and {len(running) - MOST_RUNNING:,} more")
     return table

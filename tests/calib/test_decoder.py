@@ -1,0 +1,95 @@
+"""The fast path writes what the plain one writes, and stands aside where it does not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from calib import decoder
+from calib.decoder import FastDecoder, NotFastError, PlainDecoder
+from calib.sampling import uniform_numbers
+from calib.spec import GenerateSpec
+from calib.writer import Writer
+from prune.model.openlm import OpenLMConfig, OpenLMForCausalLM
+from tests.prune.tiny_models import CONFIGS, VOCABULARY, build
+
+FAST = {"llama-mha", "llama-gqa", "qwen2", "qwen3"}
+PREFIX, NEW, BATCH = 3, 24, 4
+SPEC = GenerateSpec.model_validate({"from": "farms", "top_k": 20, "batch": BATCH})
+
+
+def openlm(**more: Any) -> Any:
+    torch.manual_seed(0)
+    config = OpenLMConfig(dim=32, n_layers=2, n_heads=4, vocab_size=VOCABULARY, **more)
+    return OpenLMForCausalLM(config).eval().requires_grad_(False)
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    **{name: (lambda name=name: build(name)) for name in CONFIGS},
+    "openlm": openlm,
+    "openlm-plain": lambda: openlm(apply_qk_norm=False, positional_embedding_type="head_rotary"),
+}
+
+
+def starts() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randint(3, VOCABULARY, (BATCH, PREFIX), generator=generator)
+
+
+def without_cache(model: Any, eos: int | None) -> list[list[int]]:
+    """The texts with the model's whole forward at every step."""
+    writer = Writer(model, SPEC, PREFIX, NEW, eos)
+    sampler = writer.sampler
+    sampler.start(starts(), uniform_numbers(0, range(BATCH), NEW))
+    for length in range(PREFIX, PREFIX + NEW):
+        with torch.no_grad():
+            ids = sampler.history[:, :length]
+            sampler.step(model(input_ids=ids, use_cache=False).logits[:, -1])
+    return sampler.history.tolist()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_keys_and_values_that_are_kept_change_nothing(name: str) -> None:
+    writer = Writer(MODELS[name](), SPEC, PREFIX, NEW, None)
+    assert writer.path.partition(":")[0] == (
+        "fast" if name in FAST or name.startswith("openlm") else "plain"
+    )
+    wanted = without_cache(MODELS[name](), None)
+    for _ in range(2):  # the second batch finds the first one's keys and values there
+        assert writer.write(starts(), range(BATCH)) == wanted
+
+
+def test_one_prefix_token_is_enough() -> None:
+    model = build("llama-gqa")
+    fast, plain = (Writer(model, SPEC, 1, NEW, None) for _ in range(2))
+    plain.decoder = PlainDecoder(model, 1 + NEW)
+    first = starts()[:, :1]
+    assert fast.write(first, range(BATCH)) == plain.write(first, range(BATCH))
+
+
+def test_the_model_itself_is_left_as_it_was() -> None:
+    model, untouched = build("qwen2"), build("qwen2")
+    Writer(model, SPEC, PREFIX, NEW, None)
+    for (name, one), other in zip(model.named_parameters(), untouched.parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_a_model_of_the_shape_with_other_arithmetic_is_not_fast(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decoder, "gate", lambda hidden: hidden.chunk(2, -1)[0])
+    with pytest.raises(NotFastError, match="logits differ by"):
+        FastDecoder(build("llama-mha"), BATCH, PREFIX + NEW)
+
+
+def test_more_ties_than_columns_write_the_batch_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("llama-mha").to(torch.bfloat16)
+    wide = Writer(model, SPEC, PREFIX, NEW, None)
+    wanted = wide.write(starts(), range(BATCH))
+    monkeypatch.setattr("calib.sampling.SPARE", 0)
+    narrow = Writer(model, SPEC, PREFIX, NEW, None)
+    assert narrow.write(starts(), range(BATCH)) == wanted
+    assert narrow.sampler.columns != SPEC.top_k  # the last place always has one more holder
