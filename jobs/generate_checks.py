@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from calib.draw import TooLittleTextError, check_documents, check_stream
+from calib.pool import document_id
+from calib.sources import read_texts
 from calib.spec import GenerateSpec, positions
 from cluster.yamlfile import Place, Problem
 from jobs.cells import Cell, Draw
 from jobs.files import read_json
-from jobs.inputs import Inputs
+from jobs.inputs import DatasetInput, Inputs
+
+MOST_BYTES = 8_000_000
+"""Files larger than this are not read for the sake of a check."""
 
 
 def generate_problems(cells: Iterable[Cell], inputs: Inputs) -> Iterator[Problem]:
@@ -33,12 +38,12 @@ def generate_problems(cells: Iterable[Cell], inputs: Inputs) -> Iterator[Problem
 
 def _unwritable(spec: GenerateSpec, inputs: Inputs, folder: Path | None) -> Iterator[str]:
     if spec.source is not None:
-        most = inputs.datasets[spec.source].spec
-        if most.path is not None and most.max_documents < spec.texts:
+        most = _documents(inputs.datasets[spec.source])
+        if most is not None and most < spec.texts:
             yield (
-                f"every text starts as another document, and {spec.source} has "
-                f"{most.max_documents:,} documents at most; generate.texts: {spec.texts:,} is "
-                "more: ask for fewer texts, or raise its max_documents"
+                f"every text starts as another document, and {spec.source} has {most:,} documents "
+                f"at most; generate.texts is {spec.texts:,}: ask for fewer texts, or give "
+                f"{spec.source} more (max_documents limits it, too)"
             )
     room = None if folder is None else positions(read_json(folder / "config.json"))
     if room is not None and spec.prefix + 1 >= room:
@@ -48,6 +53,17 @@ def _unwritable(spec: GenerateSpec, inputs: Inputs, folder: Path | None) -> Iter
             "the model's tokenizer has no BOS token; use `bos: none`, and a source of prefixes "
             "(`from`) so that a text has a beginning"
         )
+
+
+def _documents(entry: DatasetInput) -> int | None:
+    """Documents of a dataset at most; its files are read where they are small."""
+    if entry.spec.path is None:
+        return None
+    most = entry.spec.max_documents
+    source = entry.source
+    if source is None or sum(path.stat().st_size for path in source.files) > MOST_BYTES:
+        return most
+    return min(most, len({document_id(text) for text in read_texts(source)}))
 
 
 def _lacks_bos(folder: Path) -> bool:

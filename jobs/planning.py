@@ -13,7 +13,7 @@ from calib.sources import Source
 from calib.spec import DatasetSpec
 from cluster.yamlfile import Problem
 from jobs.cells import Cell, digest, expand, science
-from jobs.generate_checks import generate_problems
+from jobs.generate_checks import MOST_BYTES, generate_problems
 from jobs.grid import Grid, load_grid, name_problems
 from jobs.inputs import Inputs, length_problems, look_up, width_problems
 from jobs.run import Plan
@@ -124,9 +124,6 @@ def _unreadable(inputs: Inputs) -> Iterator[Problem]:
 
 BYTES_PER_TOKEN = 16
 """No tokenizer of natural text needs more: a pool of so many bytes a token asked for is enough."""
-
-MOST_BYTES = 8_000_000
-"""Files larger than this are not read for the sake of a check."""
 
 
 def _shortages(grid: Grid, cells: list[Cell], inputs: Inputs) -> Iterator[Problem]:
