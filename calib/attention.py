@@ -12,7 +12,7 @@ try:
 except ImportError:  # torch brings it where it can use a GPU
     triton = None
 
-TOKENS, WARPS, STAGES = 64, 4, 2
+TOKENS, WARPS, STAGES = 32, 1, 3
 """Tokens that a program reads at a time, its warps, and the loads it keeps in flight."""
 
 LEAST_ROWS = LEAST_WIDTH = 16

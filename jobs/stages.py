@@ -148,7 +148,7 @@ class Stages:
                 "tokenizer": self.plan.inputs.models[model].content,
                 "separator": separator,
                 "generate": None if spec.generate is None else spec.generate.model_dump(),
-                "quality": written or None,
+                "written": written or None,
                 "texts": self._readable(drawn.input_ids[:READABLE_WINDOWS].tolist(), model),
                 "documents": document_figures(
                     self.pool(draw_.dataset, model, draw_.seqlen), drawn.windows

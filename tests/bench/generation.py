@@ -10,6 +10,7 @@ be tested.
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -232,13 +233,16 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.generation", description=__doc__)
     gpu = torch.cuda.is_available()
+    few = [64, 256, 384, 768] if gpu else [4]
     parser.add_argument("--shape", choices=SHAPES, default="7b" if gpu else "tiny")
     parser.add_argument("--new", type=int, default=256 if gpu else 16, help="new tokens a text")
-    parser.add_argument(
-        "--batches", type=int, nargs="*", default=[64, 256, 384, 768] if gpu else [4]
-    )
-    parser.add_argument("--generate", type=int, nargs="*", default=[64] if gpu else [4])
-    parser.add_argument("--split", type=int, nargs="*", default=[768] if gpu else [4])
+    for name, batches in {
+        "--generate": few[:1],
+        "--batches": few,
+        "--long": [120] if gpu else [2],  # with eight times the new tokens
+        "--split": [768] if gpu else [4],
+    }.items():
+        parser.add_argument(name, type=int, nargs="*", default=batches)
     options = parser.parse_args(arguments)
     with torch.no_grad():
         table(options)
@@ -252,31 +256,42 @@ def table(options: argparse.Namespace) -> None:
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(
         f"{name}: copy {rates.memory / 1e12:.2f} TB/s, product {rates.arithmetic / 1e12:.1f} "
-        f"TFLOP/s; {options.shape}, prefix {PREFIX}, {options.new} new tokens"
+        f"TFLOP/s; {options.shape}, prefix {PREFIX}"
     )
-    print(
-        f"{'how':<10}{'batch':>6}{'seconds':>9}{'tokens/s':>10}{'ms/step':>9}{'of floor':>9}  notes"
-    )
+    names = ("batch", "new", "seconds", "tokens/s", "ms/step", "of floor")
+    print("how".ljust(10) + "".join(name.rjust(10) for name in names) + "  notes", flush=True)
 
-    def row(how: str, batch: int, passed: float, notes: str) -> None:
-        floor = rates.floor_seconds(model, batch, options.new)
-        speed = batch * options.new / passed
+    def row(how: str, batch: int, new: int, passed: float, notes: str) -> None:
+        floor = rates.floor_seconds(model, batch, new)
+        speed, step = batch * new / passed, 1e3 * passed / new
         print(
-            f"{how:<10}{batch:>10}{passed:>10.2f}{speed:>10,.0f}{1e3 * passed / options.new:>10.2f}"
+            f"{how:<10}{batch:>10}{new:>10,}{passed:>10.2f}{speed:>10,.0f}{step:>10.2f}"
             f"{floor / passed:>10.0%}  {notes}",
             flush=True,
         )
 
     for batch in options.generate:
-        row("generate", batch, by_generate(model, batch, options.new), "")
-    for batch in options.batches:
-        passed, ready, path = by_writer(model, batch, options.new)
+        row("generate", batch, options.new, by_generate(model, batch, options.new), "")
+    long = [(batch, 8 * options.new) for batch in options.long]
+    for batch, new in [*((batch, options.new) for batch in options.batches), *long]:
+        clear()
+        passed, ready, path = by_writer(model, batch, new)
         memory = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0
-        row("ours", batch, passed, f"{path}; ready in {ready:.1f} s; peak {memory:.0f} GB")
+        row("ours", batch, new, passed, f"{path}; ready in {ready:.1f} s; peak {memory:.0f} GB")
     for batch in options.split:
+        clear()
         print(f"one step at batch {batch}, {PREFIX + options.new // 2} tokens in the cache, ms:")
         for part, took in split(model, batch, options.new).items():
             print(f"  {part:<24}{1e3 * took:>8.2f}", flush=True)
+
+
+def clear() -> None:
+    """Let go of the writer before: its memory, and what was compiled for its batch."""
+    gc.collect()
+    torch.compiler.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 if __name__ == "__main__":

@@ -147,8 +147,8 @@ def test_what_the_model_wrote_is_in_the_database(
         assert ask("SELECT count(language) > 0 FROM texts") == [(True,)]
     for folder in (run / "calibration").iterdir():
         manifest = json.loads((folder / "manifest.json").read_text())
-        assert manifest["quality"]["kept"] == kept
-        assert manifest["quality"]["decoder"] == ["fast"]
+        assert manifest["written"]["kept"] == kept
+        assert manifest["written"]["decoder"] == ["fast"]
 
 
 def test_a_heartbeat_shows_speed_and_a_sample(
@@ -204,6 +204,7 @@ def test_status_shows_the_note(
     claim = take(run.claim(key))
     assert claim is not None
     with claim:
-        Heartbeat(run.heartbeat(key))("generate", 3, TEXTS, "812 tokens/s: [a] farmer")
+        beat = Heartbeat(run.heartbeat(key), "own wanda")
+        beat("generate", 3, TEXTS, "812 tokens/s: [a] farmer")
         assert status.main([str(run.path)]) == 0
     assert "812" in capsys.readouterr().out
