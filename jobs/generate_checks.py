@@ -8,7 +8,7 @@ from typing import Any
 
 from calib.draw import TooLittleTextError, check_documents, check_stream
 from calib.pool import document_id
-from calib.sources import read_texts
+from calib.readers import read_texts
 from calib.spec import GenerateSpec, positions
 from cluster.yamlfile import Place, Problem
 from jobs.cells import Cell, Draw
