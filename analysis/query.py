@@ -6,18 +6,15 @@ Without a name or SQL it lists the named queries, each with the question it answ
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import sys
-from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import duckdb
-from rich.console import Console
-from rich.table import Table
+
+from analysis.formats import FORMATS, print_table
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         parser.error(f"no query {options.name!r}; there is: {', '.join(queries)}{hint}")
     if not options.name and not options.sql:
-        _print_table(["query", "question"], [(n, question(q)) for n, q in queries.items()])
+        print_table(["query", "question"], [(n, question(q)) for n, q in queries.items()])
         return 0
     try:
         columns, rows = ask(options.database, options.sql or queries[options.name])
@@ -70,43 +67,6 @@ def ask(database: Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     with duckdb.connect(str(database), read_only=True) as connection:
         result = connection.execute(sql)
         return [column[0] for column in result.description or ()], result.fetchall()
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row))
-    Console().print(table)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _print_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-
-
-def _print_markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    for line in (columns, ["---"] * len(columns), *([_cell(v) for v in row] for row in rows)):
-        print("| " + " | ".join(line) + " |")
-
-
-def _print_json(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    records = [dict(zip(columns, row, strict=True)) for row in rows]
-    print(json.dumps(records, indent=1, default=str))
-
-
-FORMATS = {
-    "table": _print_table,
-    "csv": _print_csv,
-    "md": _print_markdown,
-    "json": _print_json,
-}
 
 
 if __name__ == "__main__":

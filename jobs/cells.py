@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -48,6 +48,8 @@ class Cell:
         recipe: what is done. sparsity, pattern: how much goes, and in what shape.
         draw: the calibration set; None where the recipe needs no data.
         seed: None where nothing depends on it.
+        replicate: 0, or the number of a repetition of the very same cell: what the grid's
+            `replicate` measures the noise floor with. It enters the key only where it is not 0.
     """
 
     model: str
@@ -56,6 +58,7 @@ class Cell:
     pattern: str
     draw: Draw | None = None
     seed: int | None = None
+    replicate: int = 0
 
     @property
     def target(self) -> Target:
@@ -64,6 +67,7 @@ class Cell:
 
     def to_json(self) -> dict[str, Any]:
         """The cell as plain data."""
+        repeated = {"replicate": self.replicate} if self.replicate else {}
         return {
             "model": self.model,
             "recipe": self.recipe.canonical(),
@@ -71,6 +75,7 @@ class Cell:
             "pattern": self.pattern,
             "draw": None if self.draw is None else vars(self.draw),
             "seed": self.seed,
+            **repeated,
         }
 
     @classmethod
@@ -86,6 +91,7 @@ class Cell:
             data["pattern"],
             draw,
             data["seed"],
+            data.get("replicate", 0),
         )
 
     def label(self) -> str:
@@ -95,6 +101,8 @@ class Cell:
             parts = [self.draw.dataset, *parts, f"n{self.draw.size}"]
         if self.seed is not None:
             parts.append(f"s{self.seed}")
+        if self.replicate:
+            parts.append(f"r{self.replicate}")
         return " ".join(parts)
 
 
@@ -128,6 +136,8 @@ def science(
         data |= {"pruning": walk, "seed": cell.seed, "version": STAGE_VERSIONS["prune"]}
     if cell.draw is not None:
         data["calibration"] = calibration_science(cell.draw, pool)
+    if cell.replicate:
+        data["replicate"] = cell.replicate
     return data
 
 
@@ -167,11 +177,16 @@ def expand(grid: Grid) -> tuple[list[Cell], int, list[Problem]]:
             except ValueError as error:
                 message = f"{cell.recipe}: {error} (or leave it out with `exclude`)"
                 problems[Problem((*place, "sparsity"), message)] = None
-            cells[cell] = None
+            repeats = 1 if cell.recipe.name == DENSE else block.replicate or grid.replicate
+            cells |= {replace(cell, replicate=i): None for i in range(repeats)}
     problems |= {p: None for n in sorted(idle) if (p := _idle_rule(grid, n)) is not None}
     if not products and not problems:
         problems[Problem(("exclude",), "leaves no cell; drop a rule, or list more cells")] = None
-    order = sorted(cells, key=lambda c: (c.recipe.name != DENSE, -1 if c.seed is None else c.seed))
+
+    def rank(cell: Cell) -> tuple[bool, int, int]:
+        return cell.recipe.name != DENSE, cell.replicate, -1 if cell.seed is None else cell.seed
+
+    order = sorted(cells, key=rank)
     return order, products, list(problems)
 
 

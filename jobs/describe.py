@@ -19,6 +19,7 @@ def describe(cell: Cell, dtype: str) -> dict[str, Any]:
         "pattern": cell.pattern,
         "size": draw.size if draw else None,
         "seed": cell.seed,
+        "replicate": cell.replicate,
         "seqlen": draw.seqlen if draw else None,
         "sampler": draw.sampler if draw else None,
         "dtype": dtype,

@@ -120,6 +120,7 @@ class Block(Strict):
     seed: Values[Seed] = [0]
     seqlen: Values[PositiveInt] | None = None
     sampler: Values[Sampler] | None = None
+    replicate: PositiveInt | None = None
 
     @field_validator(*AXES)
     @classmethod
@@ -224,6 +225,7 @@ class Grid(Strict):
     cells: Annotated[list[Block], BeforeValidator(as_list), AfterValidator(_some)]
     exclude: list[dict[str, Any]] = []
     calibration: Calibration = Calibration()
+    replicate: PositiveInt = 1
     pruning: Pruning = Pruning()
     similarity: Similarity = Similarity()
     evaluate: Evaluate = Evaluate()

@@ -132,12 +132,13 @@ def _dry_run(
     console: Console,
 ) -> None:
     from cluster.backend import open_backend
-    from jobs import show
+    from jobs import answers, show
     from jobs.drive import to_run
     from jobs.work import jobs_for
 
     state = to_run(run, planned.plan, options.retry_failed)
     show.dry_run(planned, state, run, console)
+    _say(console, answers.smallest_gap(planned.cells.values(), planned.grid.compare))
     if options.cluster:
         backend = open_backend(profile, run.path)
         cells = {key: planned.cells[key] for key in state.queued}
@@ -231,19 +232,22 @@ def _plain(console: Console, line: str) -> None:
     console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
+def _say(console: Console, text: str) -> None:
+    """Print an answer as it is, where there is one."""
+    if text:
+        _plain(console, text)
+
+
 def _finish(run: RunFolder, state: object, console: Console) -> int:
-    from jobs import show
-    from jobs.collect import collect
+    from jobs import answers, show
+    from jobs.collect import collect, describe
     from jobs.drive import State
 
     assert isinstance(state, State)
-    damaged = collect(run)
-    for path in damaged:
-        console.print(
-            f"left out, since it cannot be read: {path}; delete it and launch again",
-            highlight=False,
-            soft_wrap=True,
-        )
+    damaged = collect(run, console.print)
+    for file in damaged:
+        _say(console, describe(run, file))
+    _say(console, answers.headline(run.database))
     console.print(show.results_table(run.database, console.width))
     for warning in show.text_warnings(run.database):
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-VERSION = 1
+VERSION = 2
+"""Raised with every change of a table; a database of another version is built anew."""
 
 # table -> (comment, {column: (type, comment)})
 TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
@@ -24,6 +25,7 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
                 "DOUBLE",
                 "difference that matters: points, of a perplexity percent",
             ),
+            "state": ("VARCHAR", "hash of the names, sizes and times of all files behind this"),
         },
     ),
     "cells": (
@@ -40,6 +42,8 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
             "pattern": ("VARCHAR", "unstructured, or N:M with N non-zero of M"),
             "size": ("INTEGER", "calibration windows"),
             "seed": ("BIGINT", "seed of the draw"),
+            "replicate": ("INTEGER", "0, or the number of a repetition of the very same cell"),
+            "generated": ("BOOLEAN", "did the model write the calibration text?"),
             "seqlen": ("INTEGER", "tokens a calibration window"),
             "sampler": ("VARCHAR", "stream or document"),
             "dtype": ("VARCHAR", "what it was computed in"),
@@ -66,9 +70,11 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
             "kind": ("VARCHAR", "task (lm-eval) or text (perplexity)"),
             "name": ("VARCHAR", "task or text"),
             "in_grid": ("BOOLEAN", "does the latest grid ask for it, with these settings?"),
+            "headline": ("VARCHAR", "the metric that the column of results shows"),
             "settings": ("JSON", "shots, BOS, lengths, limit, harness"),
             "notes": ("JSON", "how it was computed"),
             "seconds": ("DOUBLE", "time it took"),
+            "gpu": ("VARCHAR", "the GPU it ran on; NULL on a CPU"),
         },
     ),
     "metrics": (
@@ -109,12 +115,13 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         },
     ),
     "masks": (
-        "Masks at a fixed random sample of positions (filled by a later version)",
+        "One row a pruned linear: its mask at a fixed random sample of positions",
         {
             "cell": ("VARCHAR", "cell"),
-            "block": ("INTEGER", "number of the block"),
+            "block": ("INTEGER", "number of the block, from 0"),
             "linear": ("VARCHAR", "name inside the block"),
-            "sample": ("BIT", "True = pruned, at the sampled positions"),
+            "positions": ("INTEGER", "positions sampled: equal in all cells of a model"),
+            "sample": ("BIT", "1 = pruned; filled up with zeros to whole bytes"),
         },
     ),
     "similarity": (
@@ -238,21 +245,87 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
             "log": ("VARCHAR", "its log"),
         },
     ),
+    "damaged": (
+        "One row a file that could not be read",
+        {
+            "file": ("VARCHAR", "its name inside the run; it was moved to damaged/"),
+            "reason": ("VARCHAR", "why it could not be read"),
+        },
+    ),
+    "collected": (
+        "One row a file of the long tables, so that the next collection merges what is new",
+        {
+            "content": ("VARCHAR", "the table that it fills"),
+            "owner": ("VARCHAR", "key of the cell, evaluation, calibration set or pool"),
+            "size": ("BIGINT", "bytes"),
+            "modified": ("BIGINT", "time of change, nanoseconds"),
+        },
+    ),
 }
+
+KEYS: dict[str, tuple[str, ...]] = {
+    "runs": ("run",),
+    "cells": ("cell",),
+    "evaluations": ("evaluation",),
+    "metrics": ("evaluation", "task", "metric"),
+    "similarity": ("cell", "measure"),
+    "stages": ("cell", "stage"),
+    "failures": ("cell", "attempt"),
+    "damaged": ("file",),
+    "collected": ("content", "owner"),
+}
+"""What identifies a row of the tables that are merged row by row."""
+
+OWNERS: dict[str, str] = {
+    "outcomes": "evaluation",
+    "linears": "cell",
+    "masks": "cell",
+    "documents": "calibration",
+    "windows": "calibration",
+    "texts": "pool",
+}
+"""The column that says whose rows these are, of the tables that are merged file by file."""
+
+NEVER_NULL: dict[str, tuple[str, ...]] = {
+    "outcomes": ("cell", "evaluation", "task", "doc_id", "metric", "value"),
+    "linears": ("cell", "block", "linear", "rows", "columns", "pruned"),
+}
+"""Columns without which a row says nothing; a value that is no number is NaN."""
 
 
 def create_tables() -> list[str]:
     """The statements that create every table, with comments."""
     statements = []
     for table, (comment, columns) in TABLES.items():
-        inside = ", ".join(f'"{name}" {kind}' for name, (kind, _) in columns.items())
+        never_null = (*KEYS.get(table, ()), OWNERS.get(table), *NEVER_NULL.get(table, ()))
+        inside = ", ".join(
+            f'"{name}" {kind}' + (" NOT NULL" if name in never_null else "")
+            for name, (kind, _) in columns.items()
+        )
         statements.append(f"CREATE TABLE {table} ({inside})")
         statements.append(f"COMMENT ON TABLE {table} IS {_quoted(comment)}")
-        statements += [
-            f'COMMENT ON COLUMN {table}."{name}" IS {_quoted(text)}'
-            for name, (_, text) in columns.items()
-        ]
+        statements += _comments(table, {name: text for name, (_, text) in columns.items()})
     return statements
+
+
+def merge(table: str, source: str) -> str:
+    """The statement that makes a table equal to `source`, row by row; doing it twice is harmless.
+
+    Args:
+        table: one of `KEYS`.
+        source: a relation with the table's columns, each key once.
+    """
+    columns = TABLES[table][1]
+    same = " AND ".join(f't."{key}" = s."{key}"' for key in KEYS[table])
+    ours = ", ".join(f't."{name}"' for name in columns)
+    theirs = ", ".join(f's."{name}"' for name in columns)
+    changes = ", ".join(f'"{name}" = s."{name}"' for name in columns)
+    return (
+        f"MERGE INTO {table} AS t USING {source} AS s ON {same} "
+        f"WHEN MATCHED AND ({ours}) IS DISTINCT FROM ({theirs}) THEN UPDATE SET {changes} "
+        f"WHEN NOT MATCHED THEN INSERT VALUES ({theirs}) "
+        "WHEN NOT MATCHED BY SOURCE THEN DELETE"
+    )
 
 
 RESULT_COLUMNS = (
@@ -305,14 +378,60 @@ LEFT JOIN shared_hosts
 differ by seed alone."""
 
 
-def create_results(tasks: Sequence[tuple[str, str]], texts: Sequence[tuple[str, str]]) -> str:
-    """The statement that creates the view `results`, one row a cell of the latest grid.
+LOWER_IS_BETTER = ("perplexity", "corpus_perplexity", "word_perplexity", "byte_perplexity")
+"""Metrics of which less is better; lm-eval's names, and ours."""
+
+
+def create_views(tasks: Sequence[tuple[str, str]], texts: Sequence[tuple[str, str]]) -> list[str]:
+    """The statements that create the views `results` and `scores`, with comments.
 
     Args:
         tasks: task and headline metric, in the order of the grid.
         texts: perplexity text and metric.
     """
+    figures = [("mean_accuracy", "acc"), *tasks]
+    figures += [(perplexity_column(name, metric), metric) for name, metric in texts]
+    listed = " UNION ALL ".join(
+        f"SELECT cell, {i} AS number, {_quoted(name)} AS score, "
+        f'{metric in LOWER_IS_BETTER} AS lower_is_better, "{name}" AS value FROM results'
+        for i, (name, metric) in enumerate(figures)
+    )
+    known = {name: TABLES["cells"][1][name][1] for name in RESULT_COLUMNS.split(", ")}
+    known |= {
+        "similarity": "Jaccard of the dataset and the reference",
+        "similarity_se": "its standard error",
+        "mean_accuracy": "mean of the tasks; NULL where one is missing",
+        "gpu_seconds": TABLES["cells"][1]["gpu_seconds"][1],
+        "replicate": TABLES["cells"][1]["replicate"][1],
+    }
+    known |= {name: f"{metric}, see metrics" for name, metric in figures[1:]}
+    return [
+        _create_results(tasks, texts),
+        "COMMENT ON VIEW results IS 'One row a cell of the latest grid'",
+        *_comments("results", known),
+        f"CREATE OR REPLACE VIEW scores AS {listed}",
+        "COMMENT ON VIEW scores IS 'The figures of results, one row a cell and figure'",
+        *_comments("scores", SCORES),
+    ]
 
+
+SCORES = {
+    "cell": "cell",
+    "number": "of the column in results, from 0",
+    "score": "column of results",
+    "lower_is_better": "is it a perplexity?",
+    "value": "its value",
+}
+
+
+def _comments(relation: str, columns: Mapping[str, str]) -> list[str]:
+    return [
+        f'COMMENT ON COLUMN {relation}."{name}" IS {_quoted(text)}'
+        for name, text in columns.items()
+    ]
+
+
+def _create_results(tasks: Sequence[tuple[str, str]], texts: Sequence[tuple[str, str]]) -> str:
     def figure(name: str, metric: str) -> str:
         return (
             f"max(m.value) FILTER (WHERE e.name = {_quoted(name)} AND m.task = {_quoted(name)} "
@@ -323,15 +442,15 @@ def create_results(tasks: Sequence[tuple[str, str]], texts: Sequence[tuple[str, 
     columns += [
         f'{figure(name, metric)} AS "{perplexity_column(name, metric)}"' for name, metric in texts
     ]
-    scores = ", ".join(["c.cell", *columns])
+    figures = ", ".join(["c.cell", *columns])
     mean = " + ".join(f's."{name}"' for name, _ in tasks)
     mean = f"({mean}) / {len(tasks)}" if tasks else "NULL::DOUBLE"
     shown = "".join(f', s."{name}"' for name, _ in tasks)
     shown += "".join(f', s."{perplexity_column(name, metric)}"' for name, metric in texts)
     return f"""
-CREATE VIEW results AS
-WITH scores AS (
-    SELECT {scores}
+CREATE OR REPLACE VIEW results AS
+WITH figures AS (
+    SELECT {figures}
     FROM cells c
     LEFT JOIN evaluations e ON e.cell = c.cell AND e.in_grid
     LEFT JOIN metrics m ON m.cell = e.cell AND m.evaluation = e.evaluation
@@ -343,13 +462,13 @@ qualities AS (
 )
 SELECT {", ".join("c." + column.strip() for column in RESULT_COLUMNS.split(","))},
     j.value AS similarity, j.stderr AS similarity_se, q.quality,
-    {mean} AS mean_accuracy{shown}, c.gpu_seconds
+    {mean} AS mean_accuracy{shown}, c.gpu_seconds, c.replicate
 FROM cells c
-JOIN scores s USING (cell)
+JOIN figures s USING (cell)
 LEFT JOIN qualities q ON q.calibration = c.calibration
 LEFT JOIN similarity j ON j.cell = c.cell AND j.measure = 'jaccard'
 WHERE c.in_grid
-ORDER BY model, pruner <> 'dense', recipe, pattern, sparsity, dataset, size, seed
+ORDER BY model, pruner <> 'dense', recipe, pattern, sparsity, dataset, size, seed, c.replicate
 """
 
 

@@ -15,7 +15,7 @@ from cluster.backend import open_backend
 from cluster.profile import Profile
 from cluster.slurm import SlurmBackend
 from cluster.squeue import AwayError
-from jobs.collect import collect
+from jobs.collect import collect, describe
 from jobs.drive import Driver, lead, to_run
 from jobs.files import read_json
 from jobs.run import Plan, RunFolder
@@ -31,8 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     profile = Profile.model_validate(read_json(run.launch)["profile"])
     with lead(run, profile, lambda: print("a launcher leads this run; waiting for its end")):
         settle(run, plan, profile)
-    for path in collect(run):
-        print(f"left out, since it cannot be read: {path}", file=sys.stderr)
+    for file in collect(run, print):
+        print(describe(run, file), file=sys.stderr)
     return 0
 
 

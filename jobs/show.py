@@ -161,7 +161,7 @@ def results_table(database: Path, width: int) -> Table:
             FROM (
                 SELECT model, recipe, pattern, sparsity, size, dataset, any_value(pruner),
                     avg(similarity) {averages}
-                FROM results GROUP BY ALL
+                FROM results WHERE replicate = 0 GROUP BY ALL
             ) ORDER BY model, recipe <> '{DENSE}', recipe, pattern, sparsity, size, dataset
         """
         rows = connection.execute(query).fetchall()

@@ -1,10 +1,10 @@
 -- How does each calibration dataset do, by pruner, pattern, sparsity and size?
 SELECT
-    model, recipe, pattern, sparsity, size, dataset, count(*) AS draws,
+    model, recipe, pattern, sparsity, size, dataset, score, count(*) AS draws,
     avg(similarity) AS similarity,
-    avg(mean_accuracy) AS mean_accuracy,
-    stddev_samp(mean_accuracy) AS sd
-FROM results
-WHERE dataset IS NOT NULL AND status = 'done'
+    avg(value) AS mean,
+    stddev_samp(value) AS sd
+FROM results JOIN scores USING (cell)
+WHERE dataset IS NOT NULL AND replicate = 0 AND value IS NOT NULL
 GROUP BY ALL
-ORDER BY model, recipe, pattern, sparsity, size, mean_accuracy DESC
+ORDER BY model, recipe, pattern, sparsity, size, score, if(any_value(lower_is_better), avg(value), -avg(value))

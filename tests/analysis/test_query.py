@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 from analysis.query import FORMATS, main, named_queries, question
@@ -86,3 +89,33 @@ def test_the_database_cannot_be_written_to(
 ) -> None:
     assert main([database, "--sql", "DROP TABLE cells"]) == 2
     assert "read-only" in capsys.readouterr().err
+
+
+def test_latex_is_escaped(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    sql = "SELECT '50 % & a_b' AS what, 1.5 AS value, NULL AS none"
+    assert main([database, "--sql", sql, "--format", "latex"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == r"\begin{tabular}{lrl}"
+    assert r"50 \% \& a\_b & 1.5 & - \\" in lines
+    assert lines[-1] == r"\end{tabular}"
+
+
+def test_parquet_is_a_file_that_can_be_read(database: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "analysis.query", database, "datasets", "--format", "parquet"]
+    path = tmp_path / "answer.parquet"
+    with path.open("wb") as file:
+        subprocess.run(command, stdout=file, check=True, cwd=Path(__file__).parents[2])
+    table = pyarrow.parquet.read_table(path)
+    assert set(table["dataset"].to_pylist()) == {"city", "farm"}
+
+
+def test_values_that_json_and_tables_do_not_have(
+    database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sql = "SELECT 'nan'::DOUBLE AS a, '[x|y]' AS b, 123456.789 AS c"
+    assert main([database, "--sql", sql, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"a": None, "b": "[x|y]", "c": 123456.789}]
+    assert main([database, "--sql", sql, "--format", "md"]) == 0
+    assert r"[x\|y]" in capsys.readouterr().out
+    assert main([database, "--sql", sql]) == 0
+    assert "[x|y]" in capsys.readouterr().out

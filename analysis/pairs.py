@@ -1,0 +1,106 @@
+"""The table of comparisons: every pair with its difference, error and verdict."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from analysis.comparisons import SETTING, Pair, as_block, pairs
+from analysis.data import ESTIMANDS, Data, Row, mean_of
+from analysis.estimate import Estimate, Spread, estimates, pool
+from analysis.scores import Outcomes, Score
+from analysis.verdict import Verdict, benjamini_hochberg, judge_family
+
+
+def pair_table(data: Data) -> list[Row]:
+    """Every comparison with its verdict, one row an estimand."""
+    score = data.score
+    families: dict[tuple[Any, ...], list[Pair]] = defaultdict(list)
+    by_sibling: dict[tuple[Any, ...], list[Pair]] = defaultdict(list)
+    for pair in pairs(data.cells):
+        families[pair.family].append(pair)
+        by_sibling[pair.siblings].append(pair)
+    rows: list[Row] = []
+    for members in families.values():
+        found = data.outcomes([c for p in members for c in (*p.cells_a, *p.cells_b)])
+        documents = data.documents(found)
+        by_estimand: dict[str, list[tuple[Pair, Estimate]]] = defaultdict(list)
+        known = found.documents if found else None
+        spread = _dataset_spread(members, found)
+        for pair in members:
+            blocks = pair.blocks(found)
+            if pair.axis != "dataset":
+                spread = _sibling_spread(pair, by_sibling[pair.siblings], found)
+            for e in estimates(blocks, known, spread) if blocks else ():
+                by_estimand[e.estimand].append((pair, e))
+        for judged in by_estimand.values():
+            verdicts = judge_family([e for _, e in judged], score.delta, documents)
+            for (pair, e), verdict in zip(judged, verdicts, strict=True):
+                told = {"documents": documents, "family": len(judged)}
+                rows.append(_row(pair, e, verdict, score) | told)
+    _add_false_discovery_rates(rows)
+    return rows
+
+
+def _row(pair: Pair, e: Estimate, verdict: Verdict, score: Score) -> Row:
+    low, high = e.interval()
+    drawn = any(c.seed is not None for c in (*pair.cells_a, *pair.cells_b))
+    draws = min((n for n in e.draws if n > 1), default=int(drawn))
+    needed = verdict.draws_needed
+    return {
+        "score": score.name,
+        "axis": "pruner" if pair.axis == "recipe" else pair.axis,
+        **{name: pair.setting.get(name) for name in SETTING},
+        "a": str(pair.a),
+        "b": str(pair.b),
+        "estimand": ESTIMANDS[e.estimand],
+        "verdict": verdict.verdict,
+        "mean_a": mean_of(pair.cells_a),
+        "mean_b": mean_of(pair.cells_b),
+        "difference": score.shown(e.difference),
+        "low": score.shown(low),
+        "high": score.shown(high),
+        "unit": score.unit,
+        "p": e.p,
+        "p_holm": verdict.p,
+        "p_equivalent": verdict.p_equivalent,
+        "delta": score.shown(score.delta),
+        "detectable": score.shown(verdict.detectable),
+        "draws": draws,
+        "more_draws": None if needed is None else max(needed - draws, 0),
+        "bound_by_documents": verdict.bound_by_documents,
+        "stderr": e.stderr,
+        "df": e.df,
+        "variance_of_arms": e.arms,
+        "mixed": ", ".join(pair.flags),
+    }
+
+
+def _add_false_discovery_rates(rows: Sequence[Row]) -> None:
+    """Add to each row its rate among all comparisons of one axis and estimand."""
+    alike: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        alike[row["axis"], row["estimand"]].append(row)
+    for same in alike.values():
+        for row, rate in zip(same, benjamini_hochberg([r["p"] for r in same]), strict=True):
+            row["fdr"] = rate
+
+
+def _dataset_spread(members: Sequence[Pair], found: Outcomes | None) -> Spread | None:
+    """The variance between draws that the datasets of a family share."""
+    if members[0].axis != "dataset":
+        return None
+    arms = {p.a: p.cells_a for p in members} | {p.b: p.cells_b for p in members}
+    blocks = [as_block(cells, 1.0, found) for cells in arms.values()]
+    return pool(blocks, found.documents if found else None)
+
+
+def _sibling_spread(pair: Pair, siblings: Sequence[Pair], found: Outcomes | None) -> Spread | None:
+    """The variance between draws that one comparison has in common on all datasets."""
+    if pair.setting.get("dataset") is None:
+        return None
+    blocks = [[b for b in p.blocks(found) if not b.fixed] for p in siblings]
+    if any(len(drawn) != 1 for drawn in blocks):
+        return None
+    return pool([drawn[0] for drawn in blocks], found.documents if found else None)

@@ -1,0 +1,24 @@
+-- How much do the masks of two calibration datasets overlap, by block and linear?
+WITH drawn AS (
+    SELECT c.model, c.recipe, c.pattern, c.sparsity, c.size, c.dataset, c.seed, m.block, m.linear,
+        m.positions, m.sample
+    FROM masks m JOIN cells c USING (cell)
+    WHERE c.in_grid AND c.replicate = 0 AND c.dataset IS NOT NULL
+), pairs AS (
+    SELECT model, recipe, pattern, sparsity, size, block, linear, a.positions,
+        a.dataset AS a, b.dataset AS b,
+        bit_count(a.sample & b.sample) / nullif(bit_count(a.sample | b.sample), 0) AS overlap
+    FROM drawn a JOIN drawn b USING (model, recipe, pattern, sparsity, size, block, linear)
+    WHERE (a.dataset < b.dataset OR (a.dataset = b.dataset AND a.seed < b.seed))
+        AND a.positions = b.positions
+)
+SELECT model, recipe, pattern, sparsity, size, block, linear, a, b, count(*) AS draw_pairs,
+    avg(overlap) AS overlap,
+    -- of a share among the positions that either prunes: binomial, since they are a random sample
+    sqrt(avg(overlap) * (1 - avg(overlap))
+        / (any_value(positions) * 2 * any_value(sparsity) / (1 + avg(overlap)))) AS sampling_se,
+    stddev_samp(overlap) AS sd_over_draws,
+    sparsity / (2 - sparsity) AS by_chance
+FROM pairs
+GROUP BY ALL
+ORDER BY model, recipe, pattern, sparsity, size, a, b, block, linear

@@ -1,0 +1,26 @@
+-- Which matters more, dataset or pruner: what share of the sum of squares does each explain?
+WITH chosen AS (
+    SELECT [model, pattern, sparsity::VARCHAR, size::VARCHAR, score] AS setting, recipe, dataset,
+        if(lower_is_better, ln(value), value) AS value, model, pattern, sparsity, size, score
+    FROM results JOIN scores USING (cell)
+    WHERE dataset IS NOT NULL AND dataset NOT IN ('random_tokens', 'ellipses')
+        AND replicate = 0 AND value > 0
+), fitted AS (
+    SELECT *,
+        avg(value) OVER (PARTITION BY setting) AS grand,
+        avg(value) OVER (PARTITION BY setting, dataset) AS of_dataset,
+        avg(value) OVER (PARTITION BY setting, recipe) AS of_pruner,
+        avg(value) OVER (PARTITION BY setting, dataset, recipe) AS of_both
+    FROM chosen
+)
+SELECT model, pattern, sparsity, size, score,
+    count(DISTINCT dataset) AS datasets, count(DISTINCT recipe) AS pruners, count(*) AS cells,
+    sum((of_dataset - grand) ** 2) / sum((value - grand) ** 2) AS dataset_share,
+    sum((of_pruner - grand) ** 2) / sum((value - grand) ** 2) AS pruner_share,
+    sum((of_both - of_dataset - of_pruner + grand) ** 2) / sum((value - grand) ** 2)
+        AS interaction_share,
+    sum((value - of_both) ** 2) / sum((value - grand) ** 2) AS draw_share
+FROM fitted
+GROUP BY ALL
+HAVING count(DISTINCT dataset) > 1 AND sum((value - grand) ** 2) > 0
+ORDER BY model, pattern, sparsity, size, score

@@ -1,0 +1,177 @@
+"""Answers as sentences."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from analysis.data import ESTIMANDS, Data, Row
+from analysis.pairs import pair_table
+from analysis.tables import best_table, gap_table
+
+SETTING = ("model", "recipe", "pattern", "sparsity", "size", "seqlen")
+
+
+class Teller:
+    """Tells what one score's tables say, in as few words as keep its settings apart."""
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+        self.pairs = pair_table(data)
+        self.gaps = gap_table(data)
+        self.best = best_table(data)
+        pruned = [c for c in data.cells if c.pruner != "dense"]
+        self.varied = {n for n in SETTING if len({getattr(c, n) for c in pruned} - {None}) > 1}
+        recipes = {c.recipe: c.pruner for c in pruned}
+        short = len(set(recipes.values())) == len(recipes)
+        self.names = recipes if short else {recipe: recipe for recipe in recipes}
+
+    def told_pairs(self) -> list[Row]:
+        """The comparisons that are worth a sentence: not those of pruners on single datasets."""
+        return [
+            row
+            for row in self.pairs
+            if row["estimand"] != ESTIMANDS["questions"]
+            and (row["axis"] == "dataset" or row["dataset"] is None)
+        ]
+
+    def comparisons(self) -> Iterator[str]:
+        """A sentence for each pair that is decided, and one for all that are not of a family."""
+        families: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+        for row in self.told_pairs():
+            families[tuple(row[n] for n in ("axis", "dataset", *SETTING))].append(row)
+        for rows in families.values():
+            undecided = [row for row in rows if row["verdict"] == "undecided"]
+            for row in rows:
+                if row["verdict"] != "undecided" or len(undecided) == 1:
+                    yield self.pair(row)
+            if len(undecided) > 1:
+                yield self._undecided(undecided, len(rows))
+
+    def _undecided(self, rows: Sequence[Row], of: int) -> str:
+        first = rows[0]
+        text = f"{self.where(first)}: {len(rows)} of {of} pairs of {first['axis']}s undecided"
+        more = sorted({row["more_draws"] for row in rows if row["more_draws"]})
+        if first["estimand"] == ESTIMANDS["sets"] or not more:
+            return text
+        span = f"{more[0]}" if len(more) == 1 else f"{more[0]} to {more[-1]}"
+        delta = _with_unit(first["delta"], first["unit"])
+        return f"{text}: {span} more draws a dataset would tell {delta}"
+
+    def told_gaps(self) -> list[Row]:
+        """The gaps that are worth a sentence."""
+        return [row for row in self.gaps if row["estimand"] != ESTIMANDS["questions"]]
+
+    def where(self, row: Row) -> str:
+        """The setting of a row in a few words."""
+        recipe, sparsity, pattern = row.get("recipe"), row.get("sparsity"), row.get("pattern")
+        words = [str(row["model"])] if "model" in self.varied else []
+        words += [self.names.get(recipe, str(recipe))] if recipe is not None else []
+        words += [f"{100 * sparsity:g} %"] if sparsity is not None else []
+        words += [pattern] if pattern not in (None, "unstructured") else []
+        for name, unit in (("size", "windows"), ("seqlen", "tokens a window")):
+            if name in self.varied and row.get(name) is not None:
+                words.append(f"{row[name]} {unit}")
+        words += [f"on {row['dataset']}"] if row.get("dataset") is not None else []
+        return ", ".join(words) or "over all"
+
+    def pair(self, row: Row) -> str:
+        """What a comparison found, for the questions of this benchmark and for new ones."""
+        lower = row["unit"] == "%"
+        ahead = (row["difference"] < 0) == lower
+        first, second = (row["a"], row["b"]) if ahead else (row["b"], row["a"])
+        first, second = self.names.get(first, first), self.names.get(second, second)
+        said = "is level with" if row["difference"] == 0 else "beats"
+        text = f"{self.where(row)}: {first} {said} {second} by {_amount(row)}, {_verdict(row)}"
+        if row["estimand"] == ESTIMANDS["sets"]:
+            sets = "calibration sets" if row["draws"] else "models"
+            text += f" ({'one draw' if row['draws'] else 'no draws'}: of these {sets} alone)"
+        other = next((r for r in self.pairs if _is_for_new_questions(r, row)), None)
+        if other is not None and (other["verdict"] != row["verdict"]):
+            text += f"; for new questions {_verdict(other)}"
+        return text + (f"; beware, it mixes {row['mixed']}" if row["mixed"] else "")
+
+    def gap(self, row: Row) -> str:
+        """How far datasets are apart in one setting, and how far they would be by chance."""
+        text = f"{self.where(row)}: best {row['best']}, worst {row['worst']}, a gap of "
+        text += _with_unit(row["gap"], row["unit"])
+        if row["estimand"] == ESTIMANDS["sets"]:
+            return f"{text}; one draw a dataset says nothing of other draws"
+        return (
+            f"{text}; if nothing differed about {row['if_nothing_differed']:.2g}, rarely above "
+            f"{row['at_most']:.2g} (p = {row['p']:.2g}){self._best(row)}"
+        )
+
+    def _best(self, row: Row) -> str:
+        """The datasets that may be the best in a setting, where that leaves some out."""
+        same = ("estimand", "sampler", *SETTING)
+        arms = [r for r in self.best if all(r[n] == row[n] for n in same)]
+        may = [r["dataset"] for r in arms if r["may_be_best"]]
+        return f"; with 95 % confidence the best is {_one_of(may)}" if len(may) < len(arms) else ""
+
+    def widest(self) -> Row | None:
+        """The comparison of the best and the worst dataset where they are farthest apart."""
+        told = self.told_pairs()
+        for gap in sorted(self.told_gaps(), key=lambda row: -row["gap"]):
+            for row in told:
+                ends: set[Any] = {row["a"], row["b"]}
+                if (
+                    row["axis"] == "dataset"
+                    and ends == {gap["best"], gap["worst"]}
+                    and all(row[name] == gap[name] for name in SETTING)
+                ):
+                    return row
+        return None
+
+
+def _is_for_new_questions(candidate: Row, row: Row) -> bool:
+    same = ("axis", "a", "b", "dataset", *SETTING)
+    wanted = candidate["estimand"] == ESTIMANDS["questions"]
+    return wanted and row is not candidate and all(candidate[n] == row[n] for n in same)
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _with_unit(value: float, unit: str) -> str:
+    return f"{value:.3g} {unit}"
+
+
+def _amount(row: Row) -> str:
+    """A difference with its interval; of perplexities also in their own unit."""
+    low, high = row["low"], row["high"]
+    if row["difference"] < 0:  # told from the other side
+        low, high = -high, -low
+    difference = _with_unit(abs(row["difference"]), row["unit"])
+    span = f"95 % CI {low:.3g} to {_with_unit(high, row['unit'])}"
+    if row["unit"] == "%":
+        return f"{abs(row['mean_a'] - row['mean_b']):.3g} of perplexity ({difference}; {span})"
+    return f"{difference} ({span})"
+
+
+def _verdict(row: Row) -> str:
+    delta = _with_unit(row["delta"], row["unit"])
+    if row["verdict"] == "equivalent":
+        return f"equivalent within {delta}"
+    if row["verdict"] == "differs":
+        return "differs"
+    if row["estimand"] == ESTIMANDS["sets"]:
+        return "undecided"
+    if row["bound_by_documents"]:
+        return f"undecided: too few documents to tell {delta}, however many draws"
+    if not row["more_draws"]:
+        return f"undecided: the draws would tell {delta}, so the difference is near it"
+    draws = "1 more draw" if row["more_draws"] == 1 else f"{row['more_draws']} more draws"
+    return f"undecided: {draws} would tell {delta}"
+
+
+def summary(data: Sequence[Data]) -> list[str]:
+    """The main findings, two at most: where datasets are farthest apart, and by how much."""
+    lines = []
+    for teller in map(Teller, data[:2]):
+        chosen = teller.widest()
+        if chosen is not None:
+            lines.append(f"{teller.data.score.name}: {teller.pair(chosen)}")
+    return lines

@@ -1,0 +1,60 @@
+"""What `analysis` says, for the launcher to print.
+
+`analysis` imports nothing of `jobs` but the schema, and `jobs` nothing of `analysis`: what a
+person would run as a command, the launcher runs as one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from jobs.cells import Cell
+from jobs.grid import Compare
+
+ROOT = Path(__file__).parent.parent
+
+
+def headline(database: Path) -> str:
+    """The main finding of a run in a line or two; empty where it compares nothing."""
+    return _ask("analysis.compare", str(database), "--headline")
+
+
+def smallest_gap(cells: Iterable[Cell], compare: Compare) -> str:
+    """The smallest gap between datasets that a grid can detect; empty where it compares none."""
+    seeds: dict[tuple[object, ...], dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+    for cell in cells:
+        if cell.draw is not None:
+            d = cell.draw
+            target = (cell.sparsity, cell.pattern)
+            setting = (cell.model, cell.recipe, target, d.size, d.seqlen, d.sampler)
+            seeds[setting][d.dataset].add(d.seed)
+    compared = [by_dataset for by_dataset in seeds.values() if len(by_dataset) > 1]
+    if not compared:
+        return ""
+    draws = min(len(s) for by_dataset in compared for s in by_dataset.values())
+    datasets = max(len(by_dataset) for by_dataset in compared)
+    options = ["--draws", str(draws), "--datasets", str(datasets)]
+    if not compare.primary.startswith("ppl_"):
+        options += ["--delta", str(compare.delta)]
+    return _ask("analysis.power", *options)
+
+
+def _ask(module: str, *arguments: str) -> str:
+    """What a command of `analysis` prints; where it fails, that and why: the run itself is done."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return f"python -m {module} {' '.join(arguments)} failed: {why}"
+    return done.stdout.strip()

@@ -1,0 +1,181 @@
+"""`analysis.compare` on databases with known truth: what it says, and in which form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet
+import pytest
+
+from analysis.compare import main
+from analysis.data import ESTIMANDS, Data, Row
+from analysis.scores import opened, scores
+from analysis.tables import TABLES
+from tests.analysis.conftest import write_database
+
+
+@pytest.fixture(scope="module")
+def tables(known: Path) -> dict[tuple[str, str], list[Row]]:
+    """Every table, for the accuracy and the perplexity."""
+    with opened(known) as connection:
+        chosen = [scores(connection)[name] for name in ("mean_accuracy", "ppl_a")]
+        data = {score.name: Data(connection, score) for score in chosen}
+        return {(t, s): rows(d) for t, (rows, _) in TABLES.items() for s, d in data.items()}
+
+
+def some(rows: list[Row], **wanted: Any) -> list[Row]:
+    return [r for r in rows if all(r.get(name) == value for name, value in wanted.items())]
+
+
+WANDA = {"recipe": "wanda", "sparsity": 0.5, "size": 8}
+
+
+@pytest.mark.parametrize("score", ["mean_accuracy", "ppl_a"])
+@pytest.mark.parametrize("estimand", ["draws", "questions"])
+def test_planted_differences_between_datasets_are_found(
+    tables: dict[tuple[str, str], list[Row]], score: str, estimand: str
+) -> None:
+    rows = some(tables["pairs", score], axis="dataset", estimand=ESTIMANDS[estimand], **WANDA)
+    verdicts = {(r["a"], r["b"]): r for r in rows}
+    assert len(verdicts) == 6
+    for (a, b), row in verdicts.items():
+        assert (row["verdict"] == "differs") == ("d" in (a, b)), row
+        assert row["family"] == 6
+        assert row["mixed"] == ("commit" if "c" in (a, b) else "")
+    row = verdicts["a", "d"]
+    assert (
+        row["low"]
+        < (15 if score == "mean_accuracy" else 100 * (2.718281828**-0.15 - 1))
+        < (row["high"])
+    )
+
+
+def test_equal_datasets_are_equivalent_within_a_wide_delta(
+    tables: dict[tuple[str, str], list[Row]],
+) -> None:
+    rows = some(tables["pairs", "mean_accuracy"], axis="dataset", a="a", b="b")
+    told = {r["verdict"] for r in rows if r["estimand"] == ESTIMANDS["draws"]}
+    assert "differs" not in told
+    assert "equivalent" in told
+    for row in some(rows, verdict="undecided"):
+        assert row["bound_by_documents"] or row["more_draws"] is not None
+
+
+def test_pruners_are_paired_by_draw_and_averaged_over_datasets(
+    tables: dict[tuple[str, str], list[Row]],
+) -> None:
+    rows = some(
+        tables["pairs", "mean_accuracy"],
+        axis="pruner",
+        estimand=ESTIMANDS["draws"],
+        size=8,
+        sparsity=0.5,
+    )
+    together = {(r["a"], r["b"]): r for r in rows if r["dataset"] is None}
+    assert len(together) == 3
+    assert {r["verdict"] for r in together.values()} == {"differs"}
+    assert {r["dataset"] for r in rows} == {None, "a", "b", "c", "d"}
+    (row,) = [r for (a, b), r in together.items() if "wanda" in (a, b) and "magnitude" in (a, b)]
+    sign = 1 if row["a"] == "wanda" else -1
+    assert sign * row["difference"] == pytest.approx(20 - 15 / 4, abs=1)
+    alone = next(
+        r for r in rows if r["dataset"] == "a" and {"wanda", "magnitude"} == {r["a"], r["b"]}
+    )
+    assert alone["df"] == 8  # four datasets' draws, three each, tell the variance
+
+
+def test_gaps_best_shares_similarity_and_noise(
+    tables: dict[tuple[str, str], list[Row]],
+) -> None:
+    for row in some(tables["gaps", "ppl_a"], estimand=ESTIMANDS["draws"]):
+        assert row["worst"] == "d"
+        assert row["gap"] > row["at_most"]
+        assert row["p"] < 0.05
+    for row in tables["best", "mean_accuracy"]:
+        assert row["may_be_best"] or row["dataset"] in "abcd"
+        assert not (row["dataset"] == "d" and row["may_be_best"])
+    shares = some(tables["shares", "mean_accuracy"], sparsity=0.5, size=8)
+    largest = max(shares, key=lambda r: r["share"])
+    assert largest["source"] == "dataset"
+    assert largest["low"] < largest["share"] < largest["high"]
+    found = some(tables["similarity", "ppl_a"], measure="jaccard", given=None, **WANDA)
+    assert [r["datasets"] for r in found] == [4]
+    assert found[0]["exact"]
+    assert found[0]["low"] is None  # of four datasets, no interval
+    assert found[0]["p"] >= 1 / 24
+    assert some(tables["similarity", "ppl_a"], measure="jaccard", given="quality")
+    (noise,) = some(tables["noise", "ppl_a"], recipe="wanda", sparsity=0.5)
+    assert noise["cells"] == 2 * 4 * 2 * 3
+    assert 0 < noise["changed_outcomes"] <= 1
+
+
+def test_sentences(known: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(known)]) == 0
+    said = capsys.readouterr().out
+    assert "wanda, 50 %, 8 windows: best" in said
+    assert "beware, it mixes commit" in said
+    assert main([str(known), "--headline"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("mean_accuracy: ")
+    assert "beats d by" in first
+    assert "differs" in first
+    assert second.startswith("ppl_a: ")
+
+
+def test_tables_are_printed_and_stored(
+    known: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(known), "gaps", "--format", "csv", "--score", "sciq"]) == 0
+    assert capsys.readouterr().out.startswith("score,model,")
+    assert main([str(known), "--out", str(tmp_path / "answers")]) == 0
+    for name in TABLES:
+        assert pyarrow.parquet.read_table(tmp_path / "answers" / f"{name}.parquet").num_rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [(["gapz"], "'gaps'"), (["--score", "sicq"], "'sciq'")]
+)
+def test_unknown_names_are_explained(
+    known: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(known), *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_databases_of_no_use_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "none.duckdb")]) == 2
+    assert "jobs.collect" in capsys.readouterr().err
+    (tmp_path / "x.duckdb").write_text("no database")
+    assert main([str(tmp_path / "x.duckdb")]) == 2
+    with duckdb.connect(str(tmp_path / "old.duckdb")) as connection:
+        connection.execute("CREATE TABLE runs AS SELECT 1 AS schema_version")
+    assert main([str(tmp_path / "old.duckdb")]) == 2
+    assert "builds it anew" in capsys.readouterr().err
+
+
+def test_one_draw_and_one_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = {"dataset": ["a", "d"], "pruner": ["wanda"], "sparsity": 0.5, "size": 8, "seed": 0}
+    once = write_database(tmp_path / "once", cells=cells, replicate=1)
+    assert main([str(once.database)]) == 0
+    said = capsys.readouterr().out
+    assert "of these calibration sets alone" in said
+    alone = write_database(tmp_path / "alone", cells=cells | {"dataset": ["a"]}, replicate=1)
+    assert main([str(alone.database)]) == 0
+    assert "nothing to compare" in capsys.readouterr().out
+    assert main([str(alone.database), "--headline"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_samplers_that_differ_are_flagged(tmp_path: Path) -> None:
+    one = {"pruner": ["wanda"], "sparsity": 0.5, "size": 8, "seed": [0, 1]}
+    cells = [
+        one | {"dataset": ["a"], "sampler": "stream"},
+        one | {"dataset": ["b"], "sampler": "document"},
+    ]
+    run = write_database(tmp_path / "mixed", cells=cells, replicate=1)
+    with opened(run.database) as connection:
+        rows = TABLES["pairs"][0](Data(connection, scores(connection)["sciq"]))
+    assert {r["mixed"] for r in rows} == {"sampler"}
+    assert {(r["a"], r["b"]) for r in rows} == {("a (stream)", "b (document)")}

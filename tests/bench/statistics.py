@@ -1,0 +1,162 @@
+"""Do intervals and verdicts keep their promises? `python -m tests.bench.statistics`.
+
+Simulates data with known truth, with effects of documents, of datasets on documents, of draws, and
+of draws on documents, and prints how often intervals cover it and verdicts err.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+
+from analysis.estimate import Array, Block, Documents, Estimate, estimates, pool
+from analysis.gaps import best_set, fit, gap
+from analysis.verdict import judge_family
+from tests.analysis.simulated import Truth
+
+DRAWS = (2, 3, 5, 20)
+DATASETS = 4
+TRUTHS = {
+    "as it is found": Truth(),
+    "no effect of draws": Truth(draw=0.0),
+    "large effect of draws": Truth(draw=4.0),
+    "right or wrong answers": Truth(document=8.0, draw_document=0.0, binary=True),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.statistics", description=__doc__)
+    parser.add_argument("--simulations", type=int, default=4000)
+    n = parser.parse_args(arguments).simulations
+    error = 100 * (0.95 * 0.05 / n) ** 0.5
+    print(f"{n:,} simulations a row, {DATASETS} datasets (a true 95 % shows as 95 ± {error:.1f})")
+    print("\ncoverage of 95 % intervals: any draw, any draw and new questions, paired draws")
+    for name, truth in TRUTHS.items():
+        for draws in DRAWS:
+            print(f"  {name:23}{draws:3} draws {_coverage(replace(truth, draws=draws), n)}")
+    print("\nthe same where the draws of one dataset are three times as far apart: a quiet pair, ")
+    print("and one with the noisy dataset")
+    for draws in DRAWS:
+        print(f"  {draws:3} draws {_uneven(Truth(draws=draws, draw=2.0), n)}")
+    print("\nnothing differs: families with a pair that `differs`, gaps with p < 0.05,")
+    print("best sets without a given dataset, which is as good as any")
+    for draws in DRAWS:
+        for estimand in ("draws", "questions"):
+            told = _false_alarms(Truth(draws=draws), n, estimand)
+            print(f"  {draws:3} draws, {estimand:9} {told}")
+    print("\na true difference of delta: called equivalent; and, of those undecided, found with as")
+    print("many draws as they were told")
+    for draws in DRAWS[:3]:
+        print(f"  {draws:3} draws {_at_delta(Truth(draws=draws), n)}")
+
+
+def _documents(n: int) -> Documents:
+    """Two tasks of unequal size."""
+    return Documents((np.arange(n) >= n // 3).astype(np.int64), np.array([0.5, 0.5]))
+
+
+def _simulate(
+    truth: Truth, effects: Array, n: int, equal: bool = False, noise: float | Array = 1.0
+) -> Iterator[tuple[list[Block], Documents, Array]]:
+    """For each simulation a block of each dataset, and the scores expected on its documents.
+
+    Args:
+        equal: do datasets differ on single documents, but not on the whole?
+    """
+    random = np.random.default_rng(0)
+    documents = _documents(truth.documents)
+    for _ in range(n):
+        fixed = truth.fixed(len(effects), random)
+        if equal:
+            fixed[1:] -= (fixed[1:] @ documents.each)[:, None]
+        y, _ = truth.sample(effects, random, fixed, noise)
+        expected = effects + (fixed[0] + fixed[1:]) @ documents.each
+        yield [Block(d @ documents.each, d) for d in y], documents, expected
+
+
+def _difference(a: Block, b: Block) -> list[Block]:
+    assert b.documents is not None
+    return [a, Block(-b.scores, -b.documents)]
+
+
+def _covers(e: Estimate, wanted: float) -> bool:
+    low, high = e.interval()
+    return bool(low <= wanted <= high)
+
+
+def _percent(counts: dict[str, int], n: int) -> str:
+    return "".join(f"  {name} {100 * count / n:5.1f}" for name, count in counts.items())
+
+
+def _coverage(truth: Truth, n: int) -> str:
+    hits = {"draws": 0, "questions": 0, "paired": 0}
+    for blocks, documents, expected in _simulate(truth, np.array([55.0, 50, 50, 50]), n):
+        spread = pool(blocks, documents)
+        for e in estimates(_difference(blocks[0], blocks[1]), documents, spread):
+            wanted = expected[0] - expected[1] if e.estimand == "draws" else 5.0
+            hits[e.estimand] += _covers(e, wanted)
+        a, b = blocks[2], blocks[3]
+        assert a.documents is not None
+        assert b.documents is not None
+        paired = Block(a.scores - b.scores, a.documents - b.documents)
+        hits["paired"] += _covers(estimates([paired], documents)[0], expected[2] - expected[3])
+    return _percent(hits, n)
+
+
+def _uneven(truth: Truth, n: int) -> str:
+    hits = {"quiet": 0, "noisy": 0}
+    noise = np.array([1.0, 1, 1, 3])
+    for blocks, documents, expected in _simulate(truth, np.full(4, 50.0), n, noise=noise):
+        spread = pool(blocks, documents)
+        for name, (i, j) in {"quiet": (0, 1), "noisy": (2, 3)}.items():
+            e = estimates(_difference(blocks[i], blocks[j]), documents, spread)[0]
+            hits[name] += _covers(e, expected[i] - expected[j])
+    return _percent(hits, n)
+
+
+def _false_alarms(truth: Truth, n: int, estimand: str) -> str:
+    wrong = {"pairs": 0, "gap": 0, "best": 0}
+    effects = np.full(DATASETS, 50.0)
+    # equal on these questions, or equal over all questions that there could be
+    for blocks, documents, _ in _simulate(truth, effects, n, equal=estimand == "draws"):
+        spread = pool(blocks, documents)
+        every = [
+            e
+            for a, b in combinations(blocks, 2)
+            for e in estimates(_difference(a, b), documents, spread)
+        ]
+        found = [e for e in every if e.estimand == estimand]
+        verdicts = judge_family(found, 1e-9, truth.documents)
+        wrong["pairs"] += any(v.verdict == "differs" for v in verdicts)
+        fitted = fit(blocks, documents, estimand)
+        assert fitted is not None
+        wrong["gap"] += gap(fitted).p < 0.05
+        wrong["best"] += not best_set(fitted)[0]  # any is the best of equals
+    return _percent(wrong, n)
+
+
+def _at_delta(truth: Truth, n: int) -> str:
+    delta, random = 3.0, np.random.default_rng(1)
+    equivalent, told, found = 0, 0, 0
+    for blocks, documents, _ in _simulate(truth, np.array([50.0, 50 + delta]), n, equal=True):
+        e = estimates(_difference(*blocks), documents, pool(blocks, documents))[0]
+        (verdict,) = judge_family([e], delta, truth.documents)
+        equivalent += verdict.verdict == "equivalent"
+        if verdict.verdict == "undecided" and verdict.draws_needed:
+            told += 1
+            more = replace(truth, draws=max(verdict.draws_needed, truth.draws))
+            sd = (more.draw**2 + more.draw_document**2 * (documents.each**2).sum()) ** 0.5
+            scores = random.normal(scale=sd, size=(2, more.draws)) + np.array([[0], [delta]])
+            again = [Block(scores[0]), Block(-scores[1])]
+            found += estimates(again, None)[0].p < 0.05
+    share = f"{100 * found / told:5.1f} (of {told:,})" if told else "    - (none)"
+    return f"  equivalent {100 * equivalent / n:5.1f}  found {share}"
+
+
+if __name__ == "__main__":
+    main()
