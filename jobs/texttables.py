@@ -45,9 +45,7 @@ def refill(
     connection.execute(schema.FILL_OVERLAPS)
 
 
-def _records(
-    run: RunFolder, plan: Plan, damages: Damages
-) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _records(run: RunFolder, plan: Plan, damages: Damages) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The records of the datasets that the grid uses, in order of name."""
     used = set()
     for cell in map(Cell.from_json, plan.cells.values()):
