@@ -142,7 +142,7 @@ class Watch:
             except (FileNotFoundError, ValueError):
                 continue  # waits for its turn in a process, or has just ended
             where = f"{beat['done']}/{beat['total']}" if beat["total"] else ""
-            note = escape(beat["note"][:MOST_NOTE])
+            note = escape(beat.get("note", "")[:MOST_NOTE])
             table.add_row(f"  {self.cells[key].label()}", f"[cyan]{beat['stage']}", where, note)
         return table
 

@@ -75,7 +75,7 @@ def _running_table(run: RunFolder, running: list[str]) -> Table:
         done = f"{beat['done']}/{beat['total']}" if beat["total"] else ""
         ago = f"{time.time() - beat['time']:.0f} s ago"
         name = "-" if key in shared else key
-        where = [beat["stage"], done, escape(beat["note"]), beat["host"], ago]
+        where = [beat["stage"], done, escape(beat.get("note", "")), beat["host"], ago]
         table.add_row(name, beat["what"], *where)
     if len(running) > MOST_RUNNING:
         table.add_row(f"... and {len(running) - MOST_RUNNING:,} more")
