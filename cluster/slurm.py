@@ -330,7 +330,8 @@ class SlurmBackend:
         verdicts = []
         for array, index in gone:
             element = array.element(index)
-            verdict = self._judge(array, index, known.get(element), entries.get(element))
+            account = known.get(element) or known.get(array.id)  # cancelled whole: one line for all
+            verdict = self._judge(array, index, account, entries.get(element))
             if verdict is not None:
                 verdicts.append((array, index, verdict))
         return verdicts

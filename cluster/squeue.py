@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from submitit.slurm.slurm import read_job_id
+
 from cluster.backend import Kind
 
 ANSWER_SECONDS = 60
@@ -135,7 +137,17 @@ def accounts(ids: Iterable[str]) -> dict[str, Account]:
         if step and job in found:
             found[job].steps.append(state)
         elif not step:
-            found[job] = Account(state, code, derived)
+            found |= {element: Account(state, code, derived) for element in _elements(job)}
+    return found
+
+
+def _elements(job: str) -> list[str]:
+    """The ids that a line of accounting is about: of waiting elements one line tells of many."""
+    found = []
+    for array, *indices in read_job_id(job):
+        if not indices:
+            return [array]
+        found += [f"{array}_{i}" for i in range(int(indices[0]), int(indices[-1]) + 1)]
     return found
 
 

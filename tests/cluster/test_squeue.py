@@ -66,11 +66,13 @@ def test_suspended_and_held_jobs_are_not_over() -> None:
 
 def test_steps_are_read_with_their_job(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = ["7_1|FAILED|1:0|0:125", "7_1.batch|FAILED|1:0|", "7_1.0|OUT_OF_MEMORY|0:125|"]
-    text = "\n".join([*lines, "8|COMPLETED|0:0|0:0"])
+    lines += ["8|COMPLETED|0:0|0:0", "9_[1,3-4%2]|CANCELLED by 0|0:0|0:0"]
+    text = "\n".join(lines)
     monkeypatch.setattr(squeue, "ask", lambda _: text)
     found = squeue.accounts(["7", "8"])
     assert found["7_1"] == Account("FAILED", "1:0", "0:125", ["FAILED", "OUT_OF_MEMORY"])
     assert found["8"].steps == []
+    assert {job for job in found if job.startswith("9")} == {"9_1", "9_3", "9_4"}
 
 
 def test_no_accounting_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
