@@ -124,7 +124,7 @@ class Backend(Protocol):
     def drop(self) -> None:
         """Forget the jobs that have not started."""
 
-    def signal(self, number: Signals) -> None:
+    def send(self, number: Signals) -> None:
         """Send a signal to every job that runs."""
 
     def stop(self) -> None:

@@ -89,7 +89,7 @@ class LocalBackend:
     def finish(self) -> None:
         """Nothing is left behind."""
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         """Send a signal to every job that runs."""
         for job, process in self._running.values():
             self.kill(job, process, number)

@@ -135,7 +135,7 @@ def run_job(profile: Profile, folder: Path, console: Console) -> bool:
             time.sleep(backend.interval)
             over = next(iter(backend.poll()), None)
             if not signalled and (run / "ready").exists():
-                backend.signal(SIGTERM)
+                backend.send(SIGTERM)
                 signalled = True
     finally:
         if over is None:

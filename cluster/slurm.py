@@ -375,7 +375,7 @@ class SlurmBackend:
         """Cancel the jobs that have not started."""
         self._cancel("--state=PENDING")
 
-    def signal(self, number: Signals) -> None:
+    def send(self, number: Signals) -> None:
         """Send a signal to every job that runs."""
         who = ("--user", getpass.getuser(), "--name", self.name)
         _run("scancel", f"--signal={number.name}", *who)
