@@ -161,6 +161,10 @@ def association_table(data: Data) -> list[Row]:
         "WHERE s.value IS NOT NULL GROUP BY ALL"
     ).fetchall():
         measured[measure][dataset] = value
+    for dataset, value in data.connection.execute(
+        "SELECT dataset, avg(quality) FROM results WHERE quality IS NOT NULL GROUP BY ALL"
+    ).fetchall():
+        measured["quality"][dataset] = value
     rows = []
     for setting, arms in _dataset_settings(data.cells):
         better = -1.0 if data.score.lower_is_better else 1.0

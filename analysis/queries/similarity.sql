@@ -1,12 +1,12 @@
 -- Do similarity and quality of a dataset go with its score, each given the other?
 WITH properties AS (
-    SELECT dataset, avg(value) FILTER (measure = 'jaccard') AS similarity,
-        avg(value) FILTER (measure = 'quality') AS quality
-    FROM similarity GROUP BY dataset
+    SELECT r.dataset, avg(s.value) FILTER (measure = 'jaccard') AS similarity,
+        coalesce(avg(r.quality), avg(s.value) FILTER (measure = 'quality')) AS quality
+    FROM results r JOIN similarity s USING (cell) GROUP BY r.dataset
 ), means AS (
     SELECT model, recipe, pattern, sparsity, size, score, dataset, similarity, quality,
         avg(if(lower_is_better, -value, value)) AS score_mean
-    FROM (SELECT * EXCLUDE (similarity) FROM results) JOIN scores USING (cell)
+    FROM (SELECT * EXCLUDE (similarity, quality) FROM results) JOIN scores USING (cell)
     JOIN properties USING (dataset)
     WHERE replicate = 0 AND value IS NOT NULL
     GROUP BY ALL

@@ -22,8 +22,16 @@ SETTING = {"recipe": "wanda", "sparsity": 0.5, "size": 8}
 
 def test_the_issue_s_questions_are_all_there() -> None:
     assert set(named_queries()) == {
-        *("axes", "datasets", "dense", "errors", "failures", "gaps", "masks", "replicates"),
-        *("similarity", "sizes", "stages", "synthetic", "variance", "worse_than_magnitude"),
+        *("axes", "datasets", "dense", "errors", "failures", "gaps", "generated", "masks"),
+        *(
+            "replicates",
+            "similarity",
+            "sizes",
+            "stages",
+            "synthetic",
+            "variance",
+            "worse_than_magnitude",
+        ),
     }
 
 
