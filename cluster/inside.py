@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,9 +65,10 @@ def _rename(folder: Path) -> Check:
 
 
 def _exclusive(folder: Path) -> Check:
-    (folder / "exclusive").open("x").close()
+    path = folder / f"exclusive-{time.time_ns()}"  # a job may be requeued, and start again
+    path.open("x").close()
     try:
-        (folder / "exclusive").open("x").close()
+        path.open("x").close()
     except FileExistsError:
         return True, "a file that exists is not created again"
     return False, "a file was created twice: claims do not hold on this file system"
