@@ -1,225 +1,184 @@
-"""Evaluation of one model: lm-eval tasks and perplexities, as metrics and per-document outcomes."""
+"""Evaluation of one model on lm-eval tasks, as metrics and per-document outcomes."""
 
 from __future__ import annotations
 
-import logging
+import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from statistics import fmean, stdev
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any
-from unittest import mock
 
+from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import (
+    bits_per_byte,
+    f1_score,
+    matthews_corrcoef,
+    mean,
+    perplexity,
+    weighted_perplexity,
+)
+from lm_eval.api.task import Task
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from jobs.scorer import Scorer, window_losses
+from jobs.perplexity import jackknife_stderr, mean_stderr, ratio
+from jobs.rows import cut_request
+from jobs.scorer import Scorer
+from jobs.scores import Metric, Scores
+from jobs.task_requests import Prepared
 
-logging.getLogger("lm_eval").setLevel(logging.ERROR)
+GENERATED_TOGETHER = 16
+"""Prompts that text is generated for together."""
 
-
-@dataclass(frozen=True)
-class Metric:
-    """One figure; `n` is the number of documents, windows or tokens behind it."""
-
-    task: str
-    metric: str
-    value: float
-    stderr: float | None
-    n: int
-
-
-@dataclass
-class Scores:
-    """What one evaluation gives.
-
-    Attributes:
-        metrics: the figures. outcomes: (task, document, metric, value) per document or window.
-        notes: how it was computed, for the record.
-    """
-
-    metrics: list[Metric] = field(default_factory=list)
-    outcomes: list[tuple[str, int, str, float]] = field(default_factory=list)
-    notes: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Metrics and notes as plain data; outcomes go into a table of their own."""
-        return {"metrics": [asdict(m) for m in self.metrics], "notes": self.notes}
-
-
-def mean_stderr(values: Sequence[float]) -> float | None:
-    """Standard error of a mean, None for fewer than two values."""
-    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+Responses = dict[tuple[str, int, int], list[Any]]
+"""What the model gave for a request, by task, document and number; one for each repeat."""
 
 
 class TaskRunner:
     """Runs lm-eval tasks on one model."""
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        max_length: int | None,
-        bos: str,
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, bos: bool
     ) -> None:
+        self.max_length = max_length
         self.lm = Scorer(
             pretrained=model,
             tokenizer=tokenizer,
-            batch_size=1,
+            batch_size=GENERATED_TOGETHER,
             max_length=max_length,
-            add_bos_token=bos == "add",
+            add_bos_token=bos,
         )
 
-    def run(
-        self,
-        name: str,
-        folders: Sequence[str],
-        num_fewshot: int | None,
-        limit: int | None,
-        mirror: Path | None,
-        demo: Path | None,
-    ) -> Scores:
-        """Run one task or group.
-
-        Args:
-            name: lm-eval's name.
-            folders: where the task files that it needs lie.
-            num_fewshot: examples in the prompt, None = the task's own.
-            limit: documents per task, from the first.
-            mirror: folder that hub ids of datasets resolve in.
-            demo: the demo's collected text.
-        """
-        from lm_eval import simple_evaluate
-        from lm_eval.tasks import TaskManager
-
-        manager = TaskManager(include_defaults=False, include_path=list(folders))
-        with redirected_datasets(mirror, demo):
-            loaded = manager.load([name])
-        results = simple_evaluate(
-            model=self.lm,
-            tasks=[*loaded["tasks"].values()],
-            num_fewshot=num_fewshot,
-            limit=limit,
-            bootstrap_iters=0,  # standard errors come from the documents, below
-            log_samples=True,
-            task_manager=manager,
-        )
-        scores = Scores(notes={"shared_context": bool(self.lm.fast)})
-        for task, samples in results["samples"].items():
-            _add_task(scores, task, samples)
-        if name not in results["samples"]:
-            scores.metrics += _aggregate(name, scores.metrics)
+    def run(self, prepared: Prepared) -> Scores:
+        """Score every request, and from them every document."""
+        scores = Scores()
+        responses = self._score(prepared, scores) | self._generate(prepared, scores)
+        versions = {}
+        for name, task in prepared.tasks.items():
+            own = {key[1:]: value for key, value in responses.items() if key[0] == name}
+            _add_task(scores, name, task, own)
+            versions[name] = task.VERSION
+        if prepared.name not in prepared.tasks:
+            scores.metrics += aggregate(prepared, scores.metrics)
+        scores.notes["task_versions"] = versions
         return scores
 
+    def _score(self, prepared: Prepared, scores: Scores) -> Responses:
+        """Log-likelihoods; windows of one text are added up."""
+        rows = [row for row in prepared.rows if row["kind"] != "generate_until"]
+        if not rows:
+            return {}
+        likelihoods = self.lm.likelihoods
+        found = likelihoods(
+            [cut_request(row["context"], row["continuation"], self.max_length) for row in rows]
+        )
+        scores.notes |= likelihoods.notes
+        responses: Responses = {}
+        for row, (value, greedy) in zip(rows, found, strict=True):
+            key = (row["task"], row["document"], row["number"])
+            if row["kind"] == "loglikelihood_rolling":
+                responses[key] = [value + (responses[key][0] if key in responses else 0.0)]
+                continue
+            responses[key] = [(value, greedy)]
+            scores.outcomes.append((key[0], key[1], f"loglikelihood_{key[2]}", value))
+        return responses
 
-def _add_task(scores: Scores, task: str, samples: Sequence[Mapping[str, Any]]) -> None:
-    """The metrics and outcomes of one task from lm-eval's samples."""
-    for metric in samples[0]["metrics"] if samples else ():
-        values = [_outcome(sample[metric]) for sample in samples]
-        for sample, value in zip(samples, values, strict=True):
-            scores.outcomes.append((task, int(sample["doc_id"]), metric, value))
-        mean, stderr = fmean(values), mean_stderr(values)
-        if metric == "perplexity":  # its outcomes are log-likelihoods; delta method
-            mean = math.exp(-mean)
-            stderr = None if stderr is None else mean * stderr
-        scores.metrics.append(Metric(task, metric, mean, stderr, len(values)))
+    def _generate(self, prepared: Prepared, scores: Scores) -> Responses:
+        """Text, by lm-eval's own HF model."""
+        rows = [row for row in prepared.rows if row["kind"] == "generate_until"]
+        if not rows:
+            return {}
+        repeats = {name: task.config.repeats or 1 for name, task in prepared.tasks.items()}
+        requests = [
+            (row, Instance("generate_until", {}, (row["prompt"], json.loads(row["options"])), 0))
+            for row in rows
+            for _ in range(repeats[row["task"]])
+        ]
+        texts = self.lm.generate_until([instance for _, instance in requests], disable_tqdm=True)
+        scores.notes |= {"generated_together": self.lm.batch_size}
+        responses: Responses = defaultdict(list)
+        for (row, _), text in zip(requests, texts, strict=True):
+            responses[row["task"], row["document"], row["number"]].append(text)
+        return dict(responses)
 
 
-def _outcome(value: Any) -> float:
-    """A document's value of a metric; of (value, weight) pairs the value per unit of weight."""
-    if isinstance(value, list | tuple):
+def _add_task(
+    scores: Scores, name: str, task: Task, responses: dict[tuple[int, int], list[Any]]
+) -> None:
+    """The metrics and outcomes of one task, by its own scoring of documents."""
+    documents = list(task.task_docs)
+    instances = []
+    for (document, number), values in sorted(responses.items()):
+        metadata = (name, document, len(values))
+        doc = documents[document]
+        instances.append(Instance("loglikelihood", doc, (), number, metadata, list(values)))
+    task._instances = instances
+    task.apply_filters()
+    filters = list(instances[0].filtered_resps)
+    for which in filters:
+        values_of: dict[str, list[tuple[int, Any]]] = defaultdict(list)
+        for document, group in groupby(instances, key=lambda i: i.doc_id):
+            results = [instance.filtered_resps[which] for instance in group]
+            for metric, value in task.process_results(documents[document], results).items():
+                values_of[metric].append((document, value))
+        for metric, values in values_of.items():
+            # the first filter is the plain one; lm-eval names the others so
+            label = metric if which == filters[0] else f"{metric},{which}"
+            aggregation = task.aggregation().get(metric, mean)
+            for document, value in values:
+                scores.outcomes.append((name, document, label, _outcome(value, aggregation)))
+            figure = _figure([value for _, value in values], aggregation)
+            scores.metrics.append(Metric(name, label, *figure, len(values)))
+
+
+Aggregation = Callable[[Sequence[Any]], float]
+
+
+def _figure(values: Sequence[Any], aggregation: Aggregation) -> tuple[float, float | None]:
+    """The aggregate over documents, by lm-eval's function, and its standard error."""
+    value = float(aggregation(values))
+    if aggregation is mean:
+        return value, mean_stderr([float(v) for v in values])
+    if aggregation is perplexity:  # of mean log-likelihoods; delta method
+        spread = mean_stderr([float(v) for v in values])
+        return value, None if spread is None else value * spread
+    if aggregation in (weighted_perplexity, bits_per_byte):
+        spread = ratio([float(v[0]) for v in values], [float(v[1]) for v in values])[1]
+        scale = value if aggregation is weighted_perplexity else 1 / math.log(2)
+        return value, None if spread is None else spread * scale
+    return value, jackknife_stderr(lambda some: float(aggregation(some)), values)
+
+
+def _outcome(value: Any, aggregation: Aggregation) -> float:
+    """A document's value of a metric.
+
+    Of (value, weight) pairs the value per unit of weight; of (gold, predicted) pairs, as f1 and
+    mcc have them, whether they are equal.
+    """
+    if isinstance(value, bool | int | float) or hasattr(value, "item"):
+        return float(value)
+    if aggregation in (weighted_perplexity, bits_per_byte):
         return float(value[0]) / float(value[1])
-    return float(value)
+    if aggregation in (f1_score, matthews_corrcoef):
+        return float(value[0] == value[1])
+    return float(aggregation([value]))
 
 
-def _aggregate(group: str, metrics: Sequence[Metric]) -> list[Metric]:
-    """Means over the documents of all tasks of a group, as lm-eval weights them."""
-    found: dict[str, list[Metric]] = {}
-    for m in metrics:
-        found.setdefault(m.metric, []).append(m)
+def aggregate(prepared: Prepared, metrics: Sequence[Metric]) -> list[Metric]:
+    """A group's metrics from those of its tasks, weighted as its file says: by size, or alike."""
+    unweighted = set()
+    if prepared.group is not None:
+        listed = prepared.group.aggregate_metric_list or []
+        unweighted = {entry.metric for entry in listed if not entry.weight_by_size}
+    found: dict[str, list[Metric]] = defaultdict(list)
+    for metric in metrics:
+        found[metric.metric].append(metric)
     combined = []
-    for metric, parts in found.items():
-        n = sum(p.n for p in parts)
-        value = sum(p.value * p.n for p in parts) / n
-        errors = [p.stderr * p.n for p in parts if p.stderr is not None]
-        stderr = math.sqrt(sum(e * e for e in errors)) / n if errors else None
-        combined.append(Metric(group, metric, value, stderr, n))
+    for name, parts in found.items():
+        weights = [1 if name in unweighted else part.n for part in parts]
+        total = sum(weights)
+        value = sum(w * p.value for w, p in zip(weights, parts, strict=True)) / total
+        errors = [w * p.stderr for w, p in zip(weights, parts, strict=True) if p.stderr is not None]
+        stderr = math.hypot(*errors) / total if errors else None
+        combined.append(Metric(prepared.name, name, value, stderr, sum(p.n for p in parts)))
     return combined
-
-
-@contextmanager
-def redirected_datasets(mirror: Path | None, demo: Path | None) -> Iterator[None]:
-    """Let lm-eval's `load_dataset` find hub ids in the mirror, and `demo:` files in the demo."""
-    import datasets
-
-    original = datasets.load_dataset
-
-    def load_dataset(path: str, *args: Any, **keywords: Any) -> Any:
-        if demo is not None and path == "json":
-            keywords["data_files"] = {
-                split: str(demo / file.removeprefix("demo:")) if file.startswith("demo:") else file
-                for split, file in keywords["data_files"].items()
-            }
-        elif mirror is not None and path.count("/") == 1 and not Path(path).exists():
-            if not (mirror / path).is_dir():
-                raise FileNotFoundError(
-                    f"evaluation dataset {path} is not in the mirror: no folder {mirror / path}"
-                )
-            path = str(mirror / path)
-        return original(path, *args, **keywords)
-
-    with mock.patch.object(datasets, "load_dataset", load_dataset):
-        yield
-
-
-def corpus_perplexity(
-    model: PreTrainedModel, name: str, windows: Sequence[Sequence[int]], text_bytes: int | None
-) -> Scores:
-    """exp of the mean negative log-likelihood over all predicted tokens of consecutive windows.
-
-    Args:
-        model: the model. name: of the text.
-        windows: token ids; the first token of each is context only.
-        text_bytes: length of the text in UTF-8, for bits per byte; None where it was cut.
-    """
-    losses = window_losses(model, windows)
-    counts = [len(w) - 1 for w in windows]
-    total = sum(counts)
-    mean = sum(losses) / total
-    # the windows as clusters: the ratio estimator's linearised residuals
-    residuals = [loss - mean * count for loss, count in zip(losses, counts, strict=True)]
-    spread = mean_stderr(residuals)
-    stderr = None if spread is None else spread * len(windows) / total
-    perplexity = math.exp(mean)
-    scores = Scores()
-    error = None if stderr is None else perplexity * stderr
-    scores.metrics.append(Metric(name, "perplexity", perplexity, error, total))
-    scores.metrics.append(Metric(name, "loss", mean, stderr, total))
-    if text_bytes:
-        bits = sum(losses) / math.log(2) / text_bytes
-        scores.metrics.append(Metric(name, "bits_per_byte", bits, None, total))
-    for i, (loss, count) in enumerate(zip(losses, counts, strict=True)):
-        scores.outcomes.append((name, i, "loss", loss / count))
-    return scores
-
-
-def row_perplexity(model: PreTrainedModel, name: str, rows: Sequence[Sequence[int]]) -> Scores:
-    """Arithmetic mean of the perplexities of texts, each by itself (Ji et al. 2025, for Alpaca).
-
-    Texts of fewer than two tokens predict nothing and do not count. `corpus_perplexity` beside it
-    weighs tokens instead of texts.
-    """
-    rows = [row for row in rows if len(row) > 1]
-    losses = window_losses(model, rows)
-    means = [loss / (len(row) - 1) for loss, row in zip(losses, rows, strict=True)]
-    values = [math.exp(mean) for mean in means]
-    total = sum(len(row) - 1 for row in rows)
-    scores = Scores()
-    scores.metrics = [
-        Metric(name, "perplexity", fmean(values), mean_stderr(values), len(rows)),
-        Metric(name, "corpus_perplexity", math.exp(sum(losses) / total), None, total),
-        Metric(name, "loss", fmean(means), mean_stderr(means), len(rows)),
-    ]
-    scores.outcomes = [(name, i, "loss", mean) for i, mean in enumerate(means)]
-    return scores

@@ -12,7 +12,7 @@ from unittest import mock
 from calib import sources
 from cluster.yamlfile import InputError
 from jobs.fetching import Fetcher
-from jobs.tasks import task_folder
+from jobs.taskfiles import task_folder
 from prune.model import hub
 
 

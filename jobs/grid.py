@@ -181,14 +181,14 @@ class Evaluate(Strict):
     max_length: PositiveInt | None = None
     bos: Literal["none", "add"] = "none"
     limit: PositiveInt | None = None
+    gate: Literal["warn", "refuse"] = "warn"
 
     @field_validator("tasks", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
         if isinstance(value, str) and value in PRESETS:
             return list(PRESETS[value])
-        entries = as_list(value)
-        return [{"name": e} if isinstance(e, str) else e for e in entries or []]
+        return as_list(value) or []
 
     @field_validator("tasks")
     @classmethod

@@ -6,10 +6,10 @@ Nothing here imports torch or fetches anything, except `fetch_missing`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,16 @@ from calib import sources
 from calib.selectors import SELECTORS
 from calib.spec import LOADERS, DatasetSpec, GenerateSpec, Strict
 from cluster.container import outermost
-from cluster.yamlfile import Place, Problem, choices
+from cluster.yamlfile import Place, Problem
 from jobs import modelfiles
 from jobs.cells import Cell, digest
 from jobs.demo.text import find as find_demo
 from jobs.files import Fingerprints, read_json
 from jobs.grid import Grid
 from jobs.mirror import check
-from jobs.tasks import DEMO, Text, perplexity_texts, task_index
+from jobs.task_inputs import TaskInput, find_task
+from jobs.taskfiles import DEMO, TaskFiles, task_index
+from jobs.tasks import Task, Text, perplexity_texts
 from prune.model import files as models
 from prune.model import hub
 from prune.model.manifest import Manifest
@@ -34,10 +36,14 @@ from prune.pattern import Pattern
 
 
 class ModelInput(Strict):
-    """A model of the grid: its folder and content hash, None where it is not fetched yet."""
+    """A model of the grid: its folder and content hash, None where it is not fetched yet.
+
+    `tokenizer` is the content hash of its tokenizer's files alone.
+    """
 
     folder: Path | None = None
     content: str | None = None
+    tokenizer: str | None = None
 
 
 class DatasetInput(Strict):
@@ -65,7 +71,7 @@ class Inputs(BaseModel):
     """Everything a grid names, looked up.
 
     Attributes:
-        models, datasets, texts: by name. task_folders: names of lm-eval's folders by task name.
+        models, datasets, texts, tasks: by name.
         reference: the reference of each model, by name, or None.
         mirror: folder that hub ids resolve in. demo: the demo's collected text.
         problems: what is wrong. unresolved: hub ids that are not on this machine.
@@ -74,7 +80,7 @@ class Inputs(BaseModel):
     models: dict[str, ModelInput] = {}
     datasets: dict[str, DatasetInput] = {}
     texts: dict[str, TextInput] = {}
-    task_folders: dict[str, list[str]] = {}
+    tasks: dict[str, TaskInput] = {}
     reference: dict[str, str | None] = {}
     mirror: Path | None = None
     demo: Path | None = None
@@ -109,6 +115,8 @@ class Inputs(BaseModel):
     def reads(self) -> tuple[str, ...]:
         """The folders and files that jobs read, and where links among them lead."""
         paths = [p for p in (self.mirror, self.demo) if p is not None]
+        for task in self.tasks.values():
+            paths += task.reads
         for model in self.models.values():
             if model.folder is not None:
                 paths += [model.folder, *{p.resolve().parent for p in model.folder.iterdir()}]
@@ -209,7 +217,7 @@ def look_up(grid: Grid, base: Path, out: Path) -> Inputs:
     if grid.evaluate.tasks:
         index = task_index(out / ".fingerprints")
         for i, task in enumerate(grid.evaluate.tasks):
-            finder.task(task.name, ("evaluate", "tasks", i), index)
+            finder.task(task, ("evaluate", "tasks", i), index)
     fingerprints.save()
     return inputs
 
@@ -251,8 +259,10 @@ class _Finder:
         if from_hub:
             self.verify("model", name, None, place)
         paths = sorted({p for pattern in models.SCIENCE_FILES for p in folder.glob(pattern)})
-        content = digest([(p.name, self.fingerprints.of(p)) for p in paths])
-        return ModelInput(folder=folder, content=content)
+        hashes = [(p.name, self.fingerprints.of(p)) for p in paths]
+        weights = ("config.json", "*.safetensors")
+        tokenizer = [h for h in hashes if not any(fnmatch(h[0], f) for f in weights)]
+        return ModelInput(folder=folder, content=digest(hashes), tokenizer=digest(tokenizer))
 
     def dataset(self, name: str, spec: DatasetSpec, place: Place) -> DatasetInput:
         """The files of a dataset, their contents hashed; nothing for one made from others."""
@@ -290,16 +300,17 @@ class _Finder:
             wrong = check(self.inputs.mirror, kind, name, files, self.fingerprints)
             self.inputs.problems += [Problem(place, message) for message in wrong]
 
-    def task(self, name: str, place: Place, index: dict[str, list[str]]) -> None:
-        """The task files that an lm-eval task needs, and whether its datasets are in the mirror."""
-        if name not in index:
-            message = f"unknown task {name!r}; " + choices(name, list(index))
-            self.inputs.problems.append(Problem(place, message))
-            return
-        self.inputs.task_folders[name] = index[name]
+    def task(self, task: Task, place: Place, index: Mapping[str, TaskFiles]) -> None:
+        """The files and data of an lm-eval task."""
+        find = partial(hub.find, kind="dataset", mirror=self.inputs.mirror, base=self.base)
+        found = find_task(task, index, self.base, find, self.fingerprints)
+        self.inputs.tasks[task.name] = found.task
+        self.inputs.problems += [Problem((*place, *at), text) for at, text in found.problems]
+        self.inputs.unresolved += [f"dataset {name}" for name in found.task.missing]
+        own = task.path is not None or found.task.folders == [DEMO]
         filled_by_hand = not self.manifest.repositories
-        if index[name] != [DEMO] and not filled_by_hand and name not in self.manifest.tasks:
-            message = f"task {name}: its datasets are not in the mirror; {hub.prefetch_hint}"
+        if not (own or found.problems or filled_by_hand or task.name in self.manifest.tasks):
+            message = f"task {task.name}: its datasets are not in the mirror; {hub.prefetch_hint}"
             self.inputs.problems.append(Problem(place, message))
 
 
@@ -361,6 +372,9 @@ def fetch_missing(grid: Grid, inputs: Inputs, say: Callable[[str], None]) -> Non
         if entry.spec.path is not None and entry.source is None:
             say(f"fetching dataset {entry.spec.path}")
             sources.fetch(entry.spec)
+    for name in sorted({n for task in inputs.tasks.values() for n in task.missing}):
+        say(f"fetching dataset {name}")
+        hub.fetch(name, "dataset")
 
 
 POSITIONS = ("max_position_embeddings", "n_positions", "seq_len", "max_seq_len")
@@ -389,6 +403,22 @@ def length_problems(grid: Grid, cells: Iterable[Cell], inputs: Inputs) -> Iterat
                 place,
                 f"{length} tokens, and model {model} has {most} positions; use {most} or less",
             )
+
+
+def bos_problems(grid: Grid, inputs: Inputs) -> Iterator[Problem]:
+    """Models whose tokenizers have no BOS token, where the grid wants one."""
+    for name, model in inputs.models.items():
+        if grid.evaluate.bos == "add" and model.folder is not None and not has_bos(model.folder):
+            yield Problem(
+                ("evaluate", "bos"),
+                f"'add' is not allowed; the tokenizer of {name} has no BOS token: write none",
+            )
+
+
+def has_bos(folder: Path) -> bool:
+    """Does a model's tokenizer have a BOS token?"""
+    paths = [folder / name for name in ("tokenizer_config.json", "special_tokens_map.json")]
+    return any(path.is_file() and read_json(path).get("bos_token") for path in paths)
 
 
 TRANSPOSED = ("gpt2", "openai-gpt")

@@ -22,7 +22,7 @@ from cluster.yamlfile import InputError
 from jobs.files import write_json
 from jobs.planning import Planned, plan_grid
 from jobs.run import RunFolder
-from jobs.tasks import DEMO
+from jobs.taskfiles import DEMO
 
 EXIT_DONE, EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -184,7 +184,7 @@ def _check_place(
 
     container, inputs = profile.container, planned.plan.inputs
     offline = container.runtime != "none" and not container.network
-    asking = [t.name for t in planned.grid.evaluate.tasks if inputs.task_folders[t.name] != [DEMO]]
+    asking = [t.name for t in planned.grid.evaluate.tasks if inputs.tasks[t.name].folders != [DEMO]]
     if offline and inputs.mirror is None and asking:
         grid = options.grid
         raise InputError(

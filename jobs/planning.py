@@ -15,7 +15,7 @@ from cluster.yamlfile import Problem
 from jobs.cells import Cell, digest, expand, science
 from jobs.generate_checks import MOST_BYTES, generate_problems
 from jobs.grid import Grid, load_grid, name_problems
-from jobs.inputs import Inputs, length_problems, look_up, width_problems
+from jobs.inputs import Inputs, bos_problems, length_problems, look_up, width_problems
 from jobs.run import Plan
 
 
@@ -56,6 +56,7 @@ def plan_grid(path: Path, overrides: list[str], out: Path) -> Planned:
     if not problems:
         problems += width_problems(grid, cells, inputs)
         problems += length_problems(grid, cells, inputs)
+        problems += bos_problems(grid, inputs)
         problems += _unreadable(inputs)
         problems += _shortages(grid, cells, inputs)
         problems += generate_problems(cells, inputs)

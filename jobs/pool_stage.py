@@ -81,7 +81,7 @@ def _select(stages: Stages, spec: DatasetSpec, model: str, seqlen: int) -> Pool:
 
 def _perplexities(stages: Stages, texts: Sequence[str], model: str, seqlen: int) -> list[float]:
     """The dense model's perplexity of each text's first `seqlen` tokens; one token has none."""
-    from jobs.scorer import window_losses
+    from jobs.loglikelihood import window_losses
     from jobs.stages import free_memory
 
     dense = stages.load(model)

@@ -24,7 +24,7 @@ from jobs.fetching import Fetcher, Wanted
 from jobs.grid import Grid, load_grid, name_problems
 from jobs.inputs import hub_datasets
 from jobs.planning import plan_grid
-from jobs.tasks import DEMO, task_index
+from jobs.taskfiles import DEMO, task_index
 from prune.model import hub
 
 EXIT_DONE, EXIT_BROKEN, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -89,8 +89,11 @@ def _fetch(grid: Grid, path: Path, mirror: Path, out: Path, console: Console) ->
     with claim:
         fetcher = Fetcher(mirror, console)
         fetcher.fetch([*_models(grid, base), *_datasets(grid, base)], path)
-        index = task_index(out / ".fingerprints")
-        tasks = [t.name for t in grid.evaluate.tasks if index.get(t.name) != [DEMO]]
+        known = task_index(out / ".fingerprints")
+        index = {name: found.folders for name, found in known.items()}
+        tasks = [
+            t.name for t in grid.evaluate.tasks if t.path is None and index.get(t.name) != [DEMO]
+        ]
         unknown = [name for name in tasks if name not in index]
         if unknown:
             raise InputError([f"{path}: unknown tasks: {', '.join(unknown)}"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,15 +12,15 @@ import pyarrow
 import pyarrow.parquet
 
 from jobs.cells import Cell
-from jobs.files import finite, unique_suffix, write_json
+from jobs.files import finite, read_json, unique_suffix, write_json
+from jobs.gate import ReferenceValueError, deviation
 from jobs.heartbeat import Heartbeat
 from jobs.run import Evaluation, RunFolder
-from jobs.tasks import task_folder
+from prune.recipe import DENSE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from jobs.evaluation import Scores
     from jobs.stages import Stages
 
 LINEARS = pyarrow.schema(
@@ -72,19 +74,58 @@ def evaluate_and_record(
     evaluation: Evaluation,
     beat: Heartbeat,
 ) -> None:
-    """Measure a pruned model on one task or text and write the result."""
+    """Measure a pruned model on one task or text and write the result.
+
+    A dense model is measured once for all runs that share artefacts: its key says nothing of a
+    run, so neither does its result.
+
+    Raises:
+        ReferenceValueError: a dense figure is not what is known of the model, and the grid wants
+            that refused.
+    """
+    beat(evaluation.name)
+    identity = evaluation.key(key)
+
+    def measure(folder: Path) -> None:
+        _measure(stages, key, cell, model, evaluation, folder)
+
+    if cell.recipe.name == DENSE:
+        baseline = stages.artefact("baselines", identity, measure)
+        wrong = read_json(baseline / "record.json")["notes"].get("reference")
+        if wrong is not None:
+            if stages.plan.evaluate.gate == "refuse":
+                raise ReferenceValueError(f"{wrong} (evaluate.gate: warn goes on all the same)")
+            print(f"warning: {wrong}", file=sys.stderr, flush=True)
+        _publish(baseline, stages.run, key, evaluation)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        measure(Path(scratch))
+        _publish(Path(scratch), stages.run, key, evaluation)
+
+
+def _measure(
+    stages: Stages,
+    key: str,
+    cell: Cell,
+    model: PreTrainedModel,
+    evaluation: Evaluation,
+    folder: Path,
+) -> None:
+    """Write what an evaluation gives into `folder`: `record.json`, `outcomes.parquet`."""
+    from jobs.evaluate_stage import evaluate
     from jobs.provenance import provenance
 
-    beat(evaluation.name)
     started = time.monotonic()
-    scores = _evaluate(stages, cell, model, evaluation)
+    scores = evaluate(stages, cell, model, evaluation)
+    if cell.recipe.name == DENSE:
+        wrong = deviation(cell.model, evaluation, scores.metrics)
+        scores.notes |= {} if wrong is None else {"reference": wrong}
     identity = evaluation.key(key)
-    path = stages.run.evaluation(key, identity)
     rows = [
         {"cell": key, "evaluation": identity, "task": t, "doc_id": d, "metric": m, "value": v}
         for t, d, m, v in scores.outcomes
     ]
-    write_table(path.with_suffix(".parquet"), rows, OUTCOMES)
+    write_table(folder / "outcomes.parquet", rows, OUTCOMES)
     record = {
         "cell": key,
         "evaluation": identity,
@@ -96,29 +137,19 @@ def evaluate_and_record(
         "gpu": provenance()["gpu"],
         "time": time.time(),
     }
-    write_json(path, finite(record))
+    write_json(folder / "record.json", finite(record))
 
 
-def _evaluate(stages: Stages, cell: Cell, model: PreTrainedModel, evaluation: Evaluation) -> Scores:
-    from jobs.evaluation import TaskRunner, corpus_perplexity, row_perplexity
+def _publish(folder: Path, run: RunFolder, key: str, evaluation: Evaluation) -> None:
+    """Write an evaluation into the run; the JSON last, since it says that all is there.
 
-    plan = stages.plan
-    if evaluation.kind == "task":
-        settings = plan.evaluate
-        tokenizer = stages.tokenizer(cell.model)
-        runner = TaskRunner(model, tokenizer, settings.max_length, settings.bos)
-        return runner.run(
-            evaluation.name,
-            [task_folder(name) for name in plan.inputs.task_folders[evaluation.name]],
-            evaluation.settings["num_fewshot"],
-            settings.limit,
-            plan.inputs.mirror,
-            plan.inputs.demo,
-        )
-    windows, size, by_row = stages.text_windows(evaluation.name, cell.model)
-    if plan.evaluate.bos == "add":
-        bos = stages.tokenizer(cell.model).bos_token_id
-        windows = [[bos, *window] for window in windows]
-    if by_row:
-        return row_perplexity(model, evaluation.name, windows)
-    return corpus_perplexity(model, evaluation.name, windows, size)
+    A baseline may come from a run that has another name for its text; it gets this run's.
+    """
+    path = run.evaluation(key, evaluation.key(key))
+    record = read_json(folder / "record.json")
+    rows = pyarrow.parquet.read_table(folder / "outcomes.parquet").to_pylist()
+    before, name = record["name"], evaluation.name
+    for item in (*record["metrics"], *rows):
+        item["task"] = name if item["task"] == before else item["task"]
+    write_table(path.with_suffix(".parquet"), rows, OUTCOMES)
+    write_json(path, record | {"name": name})

@@ -11,14 +11,18 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from calib.pool import SEPARATOR
 from jobs.cells import Cell, digest
 from jobs.files import read_json, unique_suffix, write_text
 from jobs.grid import Compare, Evaluate, Pruning, Resources, Similarity
 from jobs.inputs import Inputs
 from prune.recipe import DENSE
 
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
 """Raised when an evaluation computes something else than before."""
+
+FEWSHOT_SEED = 1234
+"""Chooses the examples of few-shot prompts; lm-eval's default. No cell's seed changes a prompt."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class Evaluation:
     Attributes:
         kind: "task" (lm-eval) or "text" (perplexity).
         name: of the task or text in the grid.
-        settings: all that the figures depend on beside the model.
+        settings: all that the figures depend on beside the model. A text is told by its content
+            alone, not by the name it has in a grid; a task also by lm-eval's name of it.
     """
 
     kind: str
@@ -37,7 +42,7 @@ class Evaluation:
 
     def key(self, cell: str) -> str:
         """The identity of this evaluation of one cell."""
-        return digest({"cell": cell, "kind": self.kind, "name": self.name, **self.settings})
+        return digest({"cell": cell, "kind": self.kind, **self.settings})
 
 
 class Plan(BaseModel):
@@ -92,14 +97,17 @@ class Plan(BaseModel):
         common = {
             "bos": self.evaluate.bos,
             "max_length": self.evaluate.max_length,
+            "truncation": "left",
             "limit": self.evaluate.limit,
+            "fewshot_seed": FEWSHOT_SEED,
             "harness": self.harness,
             "version": EVALUATION_VERSION,
         }
         for task in self.evaluate.tasks:
-            settings = common | {"num_fewshot": task.num_fewshot}
+            settings = common | {"task": task.name, "num_fewshot": task.num_fewshot}
+            settings |= {"data": self.inputs.tasks[task.name].identity}
             if task.name.startswith("demo_") and self.inputs.demo is not None:
-                settings["files"] = self.inputs.demo.name
+                settings["data"] = self.inputs.demo.name
             yield Evaluation("task", task.name, settings)
 
     def _texts(self, model: str) -> Iterator[Evaluation]:
@@ -111,8 +119,9 @@ class Plan(BaseModel):
                 "version": EVALUATION_VERSION,
             }
             if text is None:  # a dataset of the grid: its pool, as a stream
-                settings |= {"text": self.inputs.pool(name, model, self.dtype, self.seqlen)}
-                settings |= {"seqlen": self.seqlen, "max_length": None}
+                pool = self.inputs.pool(name, model, self.dtype, self.seqlen)
+                settings |= {"text": pool, "join": SEPARATOR, "seqlen": self.seqlen}
+                settings |= {"max_length": None}
             else:
                 by_row = text.spec.join is None
                 settings |= {"text": text.identity, "join": text.spec.join}

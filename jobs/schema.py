@@ -443,8 +443,9 @@ def _create_results(tasks: Sequence[tuple[str, str]], texts: Sequence[tuple[str,
         f'{figure(name, metric)} AS "{perplexity_column(name, metric)}"' for name, metric in texts
     ]
     figures = ", ".join(["c.cell", *columns])
-    mean = " + ".join(f's."{name}"' for name, _ in tasks)
-    mean = f"({mean}) / {len(tasks)}" if tasks else "NULL::DOUBLE"
+    accuracies = [name for name, metric in tasks if is_accuracy(metric)]
+    mean = " + ".join(f's."{name}"' for name in accuracies)
+    mean = f"({mean}) / {len(accuracies)}" if accuracies else "NULL::DOUBLE"
     shown = "".join(f', s."{name}"' for name, _ in tasks)
     shown += "".join(f', s."{perplexity_column(name, metric)}"' for name, metric in texts)
     return f"""
@@ -470,6 +471,11 @@ LEFT JOIN similarity j ON j.cell = c.cell AND j.measure = 'jaccard'
 WHERE c.in_grid
 ORDER BY model, pruner <> 'dense', recipe, pattern, sparsity, dataset, size, seed, c.replicate
 """
+
+
+def is_accuracy(metric: str) -> bool:
+    """Is a metric a fraction of what is right, which a mean accuracy is made of?"""
+    return "perplexity" not in metric and metric not in ("bits_per_byte", "brier_score")
 
 
 def perplexity_column(text: str, metric: str) -> str:

@@ -6,24 +6,20 @@ Every product is an artefact that cells and runs share, identified by what it is
 from __future__ import annotations
 
 import gc
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from calib.draw import CalibrationSet, draw
 from calib.pool import SEPARATOR, Pool, Tokens
-from calib.readers import read_rows
 from jobs import generate_stage
 from jobs.cells import Draw, calibration_science, digest
 from jobs.claims import build_once
 from jobs.files import read_json
-from jobs.inputs import positions
 from jobs.pool_stage import build_pool
 from jobs.run import Plan, RunFolder
 from jobs.similarity_stage import document_figures
@@ -177,51 +173,6 @@ class Stages:
             return None
         drawn = draw(tokens, "stream", size, self.plan.seqlen, HELDOUT_SEED)
         return torch.from_numpy(drawn.input_ids).long()
-
-    # -- perplexity texts
-
-    def text_windows(self, name: str, model: str) -> tuple[list[list[int]], int | None, bool]:
-        """The token windows of a perplexity text.
-
-        Returns:
-            The windows; the text's length in bytes (None where it was cut); and whether each
-            window is a text of its own.
-        """
-        entry = self.plan.inputs.texts.get(name)
-        limit, seqlen = self.plan.evaluate.limit, self.plan.seqlen
-        if entry is None:
-            tokens = self.tokens(name, model, seqlen, SEPARATOR)
-            return cut(tokens.ids.tolist(), seqlen, limit), None, False
-        assert entry.source is not None, f"text {name} is not on this machine; launch again"
-        rows = list(itertools.islice(read_rows(entry.source), entry.spec.max_documents))
-        if entry.spec.join is None:
-            ids = self.tokenize(model)(rows[:limit])
-            longest = self.longest(model)
-            return [row[:longest] for row in ids], None, True
-        text = entry.spec.join.join(rows)
-        science = [entry.identity, entry.spec.join, self.plan.inputs.models[model].content]
-
-        def build(folder: Path) -> None:
-            self.progress("tokenize", 0, 0)
-            import numpy as np
-
-            ids = self.tokenize(model)([text])[0]
-            save_file({"ids": np.asarray(ids, np.int32)}, folder / "tokens.safetensors")
-
-        built = self.artefact("texts", digest(science), build)
-        windows = cut(load_file(built / "tokens.safetensors")["ids"].tolist(), seqlen, None)
-        whole = limit is None or limit >= len(windows)
-        return windows[:limit], len(text.encode()) if whole else None, False
-
-    def longest(self, model: str) -> int:
-        """Most tokens of one text: the grid's max_length, else what the model has positions for."""
-        return self.plan.evaluate.max_length or positions(self.folder(model)) or 2048
-
-
-def cut(ids: Sequence[int], seqlen: int, limit: int | None) -> list[list[int]]:
-    """Consecutive windows of `seqlen` tokens, the last one shorter; the first `limit` of them."""
-    windows = [list(ids[i : i + seqlen]) for i in range(0, len(ids), seqlen)]
-    return [w for w in windows if len(w) > 1][:limit]
 
 
 def free_memory() -> None:

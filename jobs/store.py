@@ -120,7 +120,7 @@ def _plain(value: Any, kind: str) -> Any:
 
 def figures(plan: Plan) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Tasks with their headline metrics, and perplexity texts with theirs, as the grid has them."""
-    tasks = [(task.name, task.metric) for task in plan.evaluate.tasks]
+    tasks = [(t.name, plan.inputs.tasks[t.name].metric) for t in plan.evaluate.tasks]
     texts: list[tuple[str, str]] = []
     for name in plan.evaluate.perplexity:
         texts.append((name, "perplexity"))
@@ -161,7 +161,7 @@ class Records:
         self.failures = list(
             read("failures/*.json", FailureRecord, lambda r: f"{r.cell}.{r.attempt}")
         )
-        metrics = {task.name: task.metric for task in plan.evaluate.tasks}
+        metrics = {name: task.metric for name, task in plan.inputs.tasks.items()}
         planned = {model: plan.evaluations(model) for model in plan.inputs.models}
         self.wanted = {  # evaluation -> its headline metric, by cell
             key: {

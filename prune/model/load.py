@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -35,7 +37,7 @@ def load_model(folder: Path, dtype: str) -> PreTrainedModel:
     Raises:
         OSError: the folder holds no safetensors weights (pickled weights are not read).
         ValueError: transformers does not know its architecture (remote code is never run), or
-            the GPU does not have the dtype.
+            the GPU does not have the dtype, or not the memory.
     """
     model, weights = load_streamed(folder, dtype)
     weights.settle()
@@ -56,6 +58,8 @@ def load_streamed(folder: Path, dtype: str) -> tuple[PreTrainedModel, BlockWeigh
     if dtype == "bfloat16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
         name = torch.cuda.get_device_name()
         raise ValueError(f"{name} has no bfloat16; set dtype: float16 or float32 in the grid")
+    if torch.cuda.is_available():
+        refuse_larger(folder, dtype, torch.cuda.mem_get_info()[1], torch.cuda.get_device_name())
     logging.disable_progress_bar()
     register()  # DCLM and other OpenLM models, which transformers does not know
     files: dict[str, Entry] = {}
@@ -132,6 +136,25 @@ def _set(model: PreTrainedModel, name: str, value: torch.Tensor) -> None:
     owner, _, leaf = name.rpartition(".")
     parameter = torch.nn.Parameter(value, requires_grad=False)
     model.get_submodule(owner)._parameters[leaf] = parameter
+
+
+def refuse_larger(folder: Path, dtype: str, memory: int, device_name: str) -> None:
+    """Refuse a model whose weights do not fit a device's memory (bytes).
+
+    Raises:
+        ValueError: says what it would need.
+    """
+    elements = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            elements += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    needed = elements * DTYPES[dtype].itemsize
+    if needed > memory:
+        raise ValueError(
+            f"model {folder.name} does not fit one device: its weights need {needed / 1e9:.1f} GB "
+            f"in {dtype}, and {device_name} has {memory / 1e9:.1f} GB; ask for a larger GPU, or "
+            "set a shorter dtype (models are not split over devices yet)"
+        )
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -30,9 +30,33 @@ def test_golden_keys() -> None:
     assert key(CELL) == "2816d7a40878096a"
     dense = Cell("m", parse("dense"), Fraction(0), "unstructured")
     assert key(dense) == "9c680c165c84fe27"
-    settings = {"num_fewshot": 5, "bos": "none", "max_length": None, "limit": None}
-    evaluation = Evaluation("task", "mmlu", settings | {"harness": "0.4.13", "version": 1})
-    assert evaluation.key("0123456789abcdef") == "7f4d8c69794153b3"
+    settings = {"task": "mmlu", "num_fewshot": 5, "bos": "none", "max_length": None}
+    settings |= {"limit": None, "fewshot_seed": 1234, "truncation": "left", "data": "abc"}
+    evaluation = Evaluation("task", "mmlu", settings | {"harness": "0.4.13", "version": 2})
+    assert evaluation.key("0123456789abcdef") == "5f2a9f8e0b6b8018"
+
+
+def test_a_text_is_told_by_its_content(write_grid: Callable[..., Path], tmp_path: Path) -> None:
+    """Whatever a grid calls it, and whatever the seed of a cell."""
+
+    def keys(changes: dict[str, str]) -> list[str]:
+        plan = plan_grid(write_grid(changes), [], tmp_path).plan
+        return [e.key("0123456789abcdef") for e in plan.evaluations(next(iter(plan.inputs.models)))]
+
+    first = keys({})
+    copied = "  copied: {path: json, data_files: CORPORA/farm.jsonl}\ncells:"
+    copied = copied.replace("CORPORA", str(tmp_path))
+    (tmp_path / "farm.jsonl").write_bytes(_farm(write_grid()).read_bytes())
+    renamed = {"\ncells:": "\n" + copied, "perplexity: [farm]": "perplexity: [copied]"}
+    assert keys(renamed) == first
+    assert keys({"seed: [0, 1]": "seed: [7]"}) == first
+    assert keys({"limit: 6": "limit: 5"}) != first
+    assert keys({"limit: 6": "limit: 6\n  bos: add"}) != first
+
+
+def _farm(grid: Path) -> Path:
+    line = next(x for x in grid.read_text("utf-8").splitlines() if "farm.jsonl" in x)
+    return Path(line.split('"')[1])
 
 
 def test_names_are_in_no_key() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import random
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
@@ -20,9 +22,12 @@ from transformers import (
     PreTrainedModel,
 )
 
-from jobs.evaluation import corpus_perplexity, row_perplexity
-from jobs.scorer import Request, Scorer, window_losses
-from jobs.stages import cut
+from jobs.forward import CPU_TOKENS, Forward
+from jobs.loglikelihood import LogLikelihoods, window_losses
+from jobs.perplexity import corpus_perplexity, row_perplexity
+from jobs.rows import cut_request
+from jobs.scorer import Request, Scorer
+from jobs.texts import TextTokens
 
 VOCABULARY = 300
 
@@ -63,7 +68,7 @@ def test_loglikelihoods_equal_those_of_lm_eval(tiny_model: Path, kind: str, fast
     ours = Scorer(**options, batch_size=1)
     found = ours._loglikelihood_tokens(requests())
     wanted = HFLM(**options, batch_size=4)._loglikelihood_tokens(requests(), disable_tqdm=True)
-    assert ours.fast is fast
+    assert ours.likelihoods.notes["shared_context"] is fast
     assert [greedy for _, greedy in found] == [greedy for _, greedy in wanted]
     for (value, _), (reference, _) in zip(found, wanted, strict=True):
         assert value == pytest.approx(reference, rel=1e-4)
@@ -76,23 +81,107 @@ def plain_loss(net: PreTrainedModel, window: list[int]) -> float:
     return -float(logits.log_softmax(-1)[range(len(window) - 1), window[1:]].sum())
 
 
+def tokens_of(count: int) -> TextTokens:
+    number = random.Random(2)
+    ids = np.asarray([number.randrange(VOCABULARY) for _ in range(count)], np.int32)
+    return TextTokens(ids, np.full(count, 4, np.int32))
+
+
 def test_perplexities_equal_plain_computations() -> None:
     net = model("llama")
-    number = random.Random(2)
-    windows = cut([number.randrange(VOCABULARY) for _ in range(75)], 16, None)
-    assert [len(w) for w in windows] == [16, 16, 16, 16, 11]
-    losses = [plain_loss(net, w) for w in windows]
-    assert window_losses(net, windows) == pytest.approx(losses, rel=1e-5)
-    corpus = {m.metric: m for m in corpus_perplexity(net, "t", windows, 500).metrics}
-    tokens = sum(len(w) - 1 for w in windows)
+    windows = tokens_of(75).windows(16, None, None)
+    assert [len(w.ids) for w in windows] == [16, 16, 16, 16, 11]
+    assert [w.bytes for w in windows] == [60, 60, 60, 60, 40]
+    losses = [plain_loss(net, w.ids.tolist()) for w in windows]
+    assert window_losses(net, [w.ids.tolist() for w in windows]) == pytest.approx(losses, rel=1e-5)
+    scores = corpus_perplexity(net, "t", windows)
+    corpus = {m.metric: m for m in scores.metrics}
+    tokens = sum(len(w.ids) - 1 for w in windows)
     assert corpus["perplexity"].value == pytest.approx(math.exp(sum(losses) / tokens), rel=1e-5)
-    assert corpus["bits_per_byte"].value == pytest.approx(sum(losses) / math.log(2) / 500, rel=1e-5)
-    rows = {m.metric: m.value for m in row_perplexity(net, "t", windows).metrics}
-    each = [math.exp(x / (len(w) - 1)) for x, w in zip(losses, windows, strict=True)]
+    assert corpus["perplexity"].n == scores.notes["tokens"] == tokens == 70
+    bits = sum(losses) / math.log(2) / (4 * tokens)
+    assert corpus["bits_per_byte"].value == pytest.approx(bits, rel=1e-5)
+    scores = row_perplexity(net, "t", windows)
+    rows = {m.metric: m.value for m in scores.metrics}
+    each = [math.exp(x / (len(w.ids) - 1)) for x, w in zip(losses, windows, strict=True)]
     assert rows["perplexity"] == pytest.approx(sum(each) / len(each), rel=1e-5)
     assert rows["corpus_perplexity"] == pytest.approx(math.exp(sum(losses) / tokens), rel=1e-5)
+    assert rows["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
+    assert all(m.stderr is not None for m in scores.metrics)
 
 
-def test_windows_of_one_token_and_the_limit() -> None:
-    assert cut([1, 2, 3, 4, 5], 2, None) == [[1, 2], [3, 4]]
-    assert cut(list(range(9)), 3, 2) == [[0, 1, 2], [3, 4, 5]]
+def test_windows_with_bos_have_no_more_tokens() -> None:
+    windows = tokens_of(9).windows(4, 7, None)
+    assert [len(w.ids) for w in windows] == [4, 4, 4]
+    assert all(w.ids[0] == 7 for w in windows)
+    assert [w.bytes for w in windows] == [12, 12, 12]
+    assert [len(w.ids) for w in tokens_of(5).windows(2, None, None)] == [2, 2]  # 1 is no window
+    assert len(tokens_of(9).windows(3, None, 2)) == 2
+
+
+def test_bytes_of_tokens_add_up_to_the_text(tiny_model: Path) -> None:
+    text = "Ünïcode – the farmer 🐴 walks"
+    tokens = TextTokens.of([text, " beside"], AutoTokenizer.from_pretrained(tiny_model))
+    assert tokens.bytes.sum() == len((text + " beside").encode())
+    assert len(tokens.ids) == len(tokens.bytes)
+    assert min(tokens.bytes) >= 0
+
+
+def test_a_memory_error_halves_the_batch_and_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = model("llama")
+    scorer = LogLikelihoods(net)
+    cut = [cut_request(context, wanted, 62) for _, context, wanted in requests()]
+    expected = scorer(cut)
+    assert scorer.notes["batch_tokens"] == CPU_TOKENS
+    original = Forward.hidden
+
+    def small(self: Forward, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if len(ids) > 300:
+            raise torch.OutOfMemoryError("as a GPU would say")
+        return original(self, ids, *rest)
+
+    monkeypatch.setattr(Forward, "hidden", small)
+    assert [x[0] for x in scorer(cut)] == pytest.approx([x[0] for x in expected], rel=1e-5)
+    assert scorer.notes["batch_tokens"] == CPU_TOKENS // 8
+
+
+def test_a_long_common_prefix_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = model("llama")
+    number = random.Random(3)
+
+    def tokens(count: int) -> list[int]:
+        return [number.randrange(VOCABULARY) for _ in range(count)]
+
+    examples = tokens(300)
+    pairs = [(examples + tokens(number.randint(10, 40)), tokens(1)) for _ in range(150)]
+    pairs += [(context, tokens(1)) for context, _ in pairs] + [(tokens(30), tokens(5))]
+    cut = [cut_request(*pair, 512) for pair in pairs]
+    seen = 0
+    original = Forward.hidden
+
+    def counting(self: Forward, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        nonlocal seen
+        seen += len(ids)
+        return original(self, ids, *rest)
+
+    monkeypatch.setattr(Forward, "hidden", counting)
+    scorer = LogLikelihoods(net)
+    found = scorer(cut)
+    assert scorer.notes["shared_prefixes"] == 1
+    assert seen < 8000  # and 49,000 without sharing
+    for request, (value, _) in zip(cut, found, strict=True):
+        whole = [*request.tokens.tolist(), int(request.wanted[-1])]
+        with torch.no_grad():
+            logits = net(input_ids=torch.tensor([whole[:-1]])).logits[0].double().log_softmax(-1)
+        own = logits[-len(request.wanted) :][range(len(request.wanted)), request.wanted]
+        assert value == pytest.approx(float(own.sum()), rel=1e-4)
+
+
+def test_two_models_in_turn_do_not_mix() -> None:
+    cut = [cut_request(context, wanted, 62) for _, context, wanted in requests()]
+    first, second = model("llama"), model("llama")
+    second.model.layers[0].mlp.down_proj.weight.data.zero_()
+    alone = [LogLikelihoods(net)(cut) for net in (first, second)]
+    scorers = [LogLikelihoods(net) for net in (first, second)]
+    assert [scorer(cut) for scorer in scorers] == alone
+    assert alone[0] != alone[1]
