@@ -305,13 +305,14 @@ class _Finder:
         find = partial(hub.find, kind="dataset", mirror=self.inputs.mirror, base=self.base)
         found = find_task(task, index, self.base, find, self.fingerprints)
         self.inputs.tasks[task.name] = found.task
-        self.inputs.problems += [Problem((*place, *at), text) for at, text in found.problems]
         self.inputs.unresolved += [f"dataset {name}" for name in found.task.missing]
-        own = task.path is not None or found.task.folders == [DEMO]
+        known = task.path is None and task.name in index and found.task.folders != [DEMO]
         filled_by_hand = not self.manifest.repositories
-        if not (own or found.problems or filled_by_hand or task.name in self.manifest.tasks):
+        if known and not filled_by_hand and task.name not in self.manifest.tasks:
             message = f"task {task.name}: its datasets are not in the mirror; {hub.prefetch_hint}"
             self.inputs.problems.append(Problem(place, message))
+        else:
+            self.inputs.problems += [Problem((*place, *at), text) for at, text in found.problems]
 
 
 def used_datasets(grid: Grid) -> set[str]:
