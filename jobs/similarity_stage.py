@@ -6,6 +6,7 @@ with a table of its documents, lies in the run's folder `datasets/`.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -313,6 +314,7 @@ def _task_grams(stages: Stages, model: str) -> Iterator[tuple[str, TaskGrams]]:
     plan = stages.plan
     for task in plan.evaluate.tasks:
         science = {"task": task.name, "harness": plan.harness, "n": N, "version": VERSION}
+        science["data"] = plan.inputs.tasks[task.name].identity
         if plan.inputs.demo is not None and task.name.startswith("demo_"):
             science["files"] = plan.inputs.demo.name
         yield task.name, _grams_of(stages, science, partial(_task_texts, stages, task.name))
@@ -350,13 +352,17 @@ def _task_texts(stages: Stages, name: str) -> list[str]:
     """Every document that a task evaluates on, all its texts as one."""
     from lm_eval.tasks import TaskManager
 
-    from jobs.evaluation import redirected_datasets
+    from jobs.task_documents import loading
 
     inputs = stages.plan.inputs
-    manager = TaskManager(include_defaults=False, include_path=inputs.task_folders[name])
-    with redirected_datasets(inputs.mirror, inputs.demo):
+    files = inputs.tasks[name]
+    manager = TaskManager(include_defaults=False, include_path=files.paths)
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        loading(files.datasets, inputs.demo, files.paths, cache),
+    ):
         tasks = manager.load([name])["tasks"]
-    return [" ".join(_strings(dict(d))) for task in tasks.values() for d in task.eval_docs]
+        return [" ".join(_strings(dict(d))) for task in tasks.values() for d in task.eval_docs]
 
 
 def _strings(value: Any) -> Iterator[str]:
