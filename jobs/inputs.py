@@ -375,7 +375,8 @@ def fetch_missing(grid: Grid, inputs: Inputs, say: Callable[[str], None]) -> Non
             sources.fetch(entry.spec)
     for name in sorted({n for task in inputs.tasks.values() for n in task.missing}):
         say(f"fetching dataset {name}")
-        hub.fetch(name, "dataset")
+        repository = hub.resolve(name, "dataset")
+        hub.fetch(repository, hub.split_revision(name)[1], list(repository.files))
 
 
 POSITIONS = ("max_position_embeddings", "n_positions", "seq_len", "max_seq_len")
