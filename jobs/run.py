@@ -260,11 +260,14 @@ class RunFolder:
         pruned = {name[:-5] for name in _names(self.path / "cells") if name.endswith(".json")}
         folder = self.path / "evaluations"
         measured = set(_names(folder))
+        kept = set(_names(self.path / plan.keep))  # `masks` and `models` name their folders
         wanted = {m: plan.evaluations(m) for m in {c["model"] for c in plan.cells.values()}}
         done = set()
         for key, cell in plan.cells.items():
             needed = wanted[cell["model"]]
             if key not in pruned or (needed and key not in measured):
+                continue
+            if plan.keep != "none" and cell["recipe"]["name"] != DENSE and key not in kept:
                 continue
             have = set(_names(f"{folder}/{key}")) if needed else set()
             if all(f"{e.key(key)}.json" in have for e in needed):

@@ -400,6 +400,7 @@ def create_views(tasks: Sequence[tuple[str, str]], texts: Sequence[tuple[str, st
     known |= {
         "similarity": "Jaccard of the dataset and the reference",
         "similarity_se": "its standard error",
+        "quality": "editorial quality of the windows drawn; see documents",
         "mean_accuracy": "mean of the tasks; NULL where one is missing",
         "gpu_seconds": TABLES["cells"][1]["gpu_seconds"][1],
         "replicate": TABLES["cells"][1]["replicate"][1],

@@ -21,6 +21,7 @@ from jobs.grid import Grid
 from jobs.inputs import DatasetInput, Inputs, ModelInput
 from jobs.records import LINEARS, OUTCOMES, write_table
 from jobs.run import Plan, RunFolder
+from jobs.task_inputs import DEFAULT_METRIC, TaskInput
 
 GRID: dict[str, Any] = {
     "name": "written",
@@ -58,6 +59,10 @@ def make_plan(**changes: Any) -> Plan:
         datasets={
             name: DatasetInput(spec=spec, identity=f"pool of {name}")
             for name, spec in grid.datasets.items()
+        },
+        tasks={
+            task.name: TaskInput(metric=task.metric or DEFAULT_METRIC, identity="0")
+            for task in grid.evaluate.tasks
         },
     )
     cells = {}

@@ -52,7 +52,7 @@ MISTAKES: list[tuple[str, str, str | None, list[str]]] = [
     ),
     ("seqlen: 32", "seqlen: 129", "calibration:", ["129 tokens", "128 positions"]),
     ("limit: 6", "max_length: 500", None, ["500 tokens", "128 positions"]),
-    ("perplexity: [farm]", "perplexity: [wikitext]", None, ["'wikitext'", "'wikitext2'"]),
+    ("perplexity: [farm]", "perplexity: [wikitex]", None, ["'wikitex'", "'wikitext'"]),
     ("perplexity: [farm]", "tasks: [arc_eazy]", None, ["'arc_eazy'", "arc_easy"]),
     ("keep: none", "keep: everything", None, ["'everything'", "masks"]),
     ("keep: none", "mirror: /not/there", None, ["/not/there"]),
