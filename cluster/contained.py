@@ -172,6 +172,10 @@ def remove(box: Sandbox) -> bool:
     return done.returncode == 0 or "no such container" in done.stderr.lower()
 
 
+HINT = re.compile(r"(See|Run) '\w+ run --help'")
+"""The last line of an engine's refusal, which says nothing."""
+
+
 def meaning(job: Job, code: int) -> Ended:
     """What the exit code of a job's client says, together with the end of the job's log.
 
@@ -181,7 +185,8 @@ def meaning(job: Job, code: int) -> Ended:
     kind: Kind | None = None
     cause = None
     last = tail(job.log)
-    if code and MEMORY_MESSAGE in last:
+    said = [line for line in last.splitlines() if line.strip() and not HINT.match(line)] or [""]
+    if code and MEMORY_MESSAGE in said[-1]:  # further up it is an earlier attempt's
         code, kind, cause = -9, "memory", f"{MEMORY_MESSAGE} ({job.mem_gb} GB)"
     elif code in SIGNALLED:
         code, kind = 128 - code, "lost"
@@ -189,8 +194,7 @@ def meaning(job: Job, code: int) -> Ended:
     elif code == EXIT_ENGINE and WENT_AWAY.search(last):
         kind, cause = "lost", "the container engine went away"
     elif code == EXIT_ENGINE:
-        said = last.strip().splitlines()
-        kind, cause = "error", _explained(said[-1] if said else "no reason given")
+        kind, cause = "error", _explained(said[-1] or "no reason given")
     return Ended(job, code, kind, cause)
 
 

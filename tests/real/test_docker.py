@@ -225,7 +225,8 @@ def ended(built: str, job: Job) -> Any:
 def test_a_kill_for_memory_is_told_from_others(built: str, tmp_path: Path) -> None:
     over = ended(built, python(tmp_path, "x = bytearray(2 << 30); print(len(x))", mem_gb=1))
     assert (over.code, over.kind) == (-9, "memory")
-    over = ended(built, python(tmp_path, "import os; os.kill(os.getpid(), 9)"))
+    again = "import os; print('again', flush=True); os.kill(os.getpid(), 9)"
+    over = ended(built, python(tmp_path, again))  # its log goes on where the first one's ended
     assert over.kind == "lost"
     assert ended(built, python(tmp_path, "raise SystemExit(3)")).code == 3
 

@@ -75,7 +75,7 @@ def test_nothing_is_lost_when_launcher_and_cell_are_killed(
     until(lambda: (run / "results.duckdb").is_file())  # by the job that runs at last
     until(lambda: not engine.run("squeue", "-h", "-n", "calgrid-tiny-collect,calgrid-tiny"))
     status = dict(query(run, "SELECT cell, status FROM results"))
-    assert status.pop(victim) == "failed"
+    assert status.pop(victim) in ("failed", "done")  # the job that settles may have run it again
     assert set(status.values()) == {"done"}
     assert query(run, "SELECT cell, kind FROM failures") == [(victim, "killed")]
     assert (
@@ -127,7 +127,8 @@ def ordered(
     for part in ("cells", "evaluations"):
         shutil.copytree(finished_run / part, run.path / "finished" / part)
         (run.path / part).mkdir()
-    shutil.copy(finished_run / "plan.json", run.path)
+    plan = RunFolder(finished_run).read_plan()
+    run.write_plan(plan.model_copy(update={"keep": "none"}))  # what stands for a cell keeps nothing
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "cell.py").write_text(CELL)
     monkeypatch.setattr(work, "ROOT", tmp_path)
