@@ -155,4 +155,5 @@ def _tail(ended: Ended) -> str:
         text = ended.job.log.read_text("utf-8", "replace").strip()
     except FileNotFoundError:
         return "it printed nothing"
-    return text.rpartition("\n")[2]
+    own = text.rpartition("\n-- Slurm's log of job")[0]  # the scheduler's words come after its own
+    return (own.strip() or text).rpartition("\n")[2]

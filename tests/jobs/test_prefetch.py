@@ -380,6 +380,13 @@ def test_evaluation_sets_are_fetched_as_the_tasks_load_them(
         "sciq": ["allenai/sciq"]
     }
     nowhere = "http://127.0.0.1:9"
-    run("jobs.launch", "--set", f"mirror={tmp_path / 'mirror'}", HF_ENDPOINT=nowhere)
+    run(
+        "jobs.launch",
+        "--cluster",
+        "local",
+        "--set",
+        f"mirror={tmp_path / 'mirror'}",
+        HF_ENDPOINT=nowhere,
+    )
     with duckdb.connect(str(tmp_path / "runs/fetched/results.duckdb"), read_only=True) as database:
         assert database.sql("SELECT count(sciq) FROM results").fetchall() == [(2,)]

@@ -130,6 +130,8 @@ def ordered(
     plan = RunFolder(finished_run).read_plan()
     run.write_plan(plan.model_copy(update={"keep": "none"}))  # what stands for a cell keeps nothing
     (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)  # where Slurm starts the jobs, and Python looks first
     (tmp_path / "jobs" / "cell.py").write_text(CELL)
     monkeypatch.setattr(work, "ROOT", tmp_path)
     monkeypatch.setattr(work, "shared_by", lambda *_: {})
