@@ -14,7 +14,8 @@ from calib.spec import DatasetSpec
 from cluster.yamlfile import Problem
 from jobs.cells import Cell, digest, expand, science
 from jobs.generate_checks import MOST_BYTES, generate_problems
-from jobs.grid import Grid, load_grid, name_problems
+from jobs.grid import Grid, load_grid
+from jobs.gridnames import name_problems
 from jobs.inputs import Inputs, bos_problems, length_problems, look_up, width_problems
 from jobs.run import Plan
 

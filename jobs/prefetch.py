@@ -21,7 +21,8 @@ from rich.console import Console
 from cluster.yamlfile import InputError
 from jobs.claims import take
 from jobs.fetching import Fetcher, Wanted
-from jobs.grid import Grid, load_grid, name_problems
+from jobs.grid import Grid, load_grid
+from jobs.gridnames import name_problems
 from jobs.inputs import hub_datasets
 from jobs.planning import plan_grid
 from jobs.taskfiles import DEMO, task_index
