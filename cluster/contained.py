@@ -80,6 +80,7 @@ def sandbox(
         name=f"calgrid-{job.name}-{os.urandom(4).hex()}",
         labels={"calgrid.job": job.name},
         lifeline=container.runtime in ("docker", "podman"),
+        srun_args=profile.srun_args,
     )
 
 

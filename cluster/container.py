@@ -98,7 +98,7 @@ class Sandbox:
             found by this.
         labels: what else it is found by.
         lifeline: end the program when the standard input of the client ends (docker, podman).
-        options: further flags of the runtime, from the profile.
+        srun_args: further arguments of the srun that starts the container (pyxis).
     """
 
     runtime: Runtime
@@ -115,7 +115,7 @@ class Sandbox:
     name: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     lifeline: bool = False
-    options: Sequence[str] = ()
+    srun_args: Sequence[str] = ()
 
 
 def command(box: Sandbox, program: Sequence[str], env: Mapping[str, str]) -> list[str]:
@@ -151,7 +151,8 @@ def _docker(box: Sandbox, program: Sequence[str], env: Mapping[str, str]) -> lis
 
 
 def _podman(box: Sandbox, program: Sequence[str], env: Mapping[str, str]) -> list[str]:
-    gpus = [part for g in box.gpus for part in ("--device", f"nvidia.com/gpu={g}")]  # CDI
+    # CDI, whose names are indices, and since version 1.15 of NVIDIA's toolkit UUIDs as well
+    gpus = [part for g in box.gpus for part in ("--device", f"nvidia.com/gpu={g}")]
     identity = ["--user", f"{box.user.uid}:{box.user.gid}"]
     if box.user.uid:  # without root, ids are mapped: keep the user's own, and all their groups
         identity += ["--userns=keep-id", "--group-add=keep-groups"]
@@ -195,13 +196,14 @@ def _oci_flags(box: Sandbox, env: Mapping[str, str]) -> list[str]:
 
 
 def _rest(box: Sandbox, program: Sequence[str]) -> list[str]:
-    return [*box.options, box.image, *program]
+    return [box.image, *program]
 
 
 def _apptainer(box: Sandbox, program: Sequence[str], env: Mapping[str, str]) -> list[str]:
     """Apptainer: a child of the caller, so a batch system's limits and signals reach it.
 
     It shares the node's process ids and host name, by which claims tell the living from the dead.
+    Limits of memory and cores are the batch system's too: without it, they need root or cgroups v2.
     """
     if box.local_disk is None:
         raise ValueError("apptainer needs a folder for temporary files: its own /tmp has 64 MB")
@@ -217,7 +219,7 @@ def _apptainer(box: Sandbox, program: Sequence[str], env: Mapping[str, str]) -> 
     home = variables.pop("HOME")  # not to be set this way
     inside = [f"APPTAINERENV_{k}={v}" for k, v in variables.items()]
     return [
-        *("env", *inside, "apptainer", *flags, "--pwd", "/tmp", *box.options, box.image),
+        *("env", *inside, "apptainer", *flags, "--pwd", "/tmp", box.image),
         *("env", f"HOME={home}", *program),
     ]
 
@@ -225,14 +227,20 @@ def _apptainer(box: Sandbox, program: Sequence[str], env: Mapping[str, str]) -> 
 def _pyxis(box: Sandbox, program: Sequence[str], env: Mapping[str, str]) -> list[str]:
     """A step of the Slurm job that this runs in, which srun starts inside the container.
 
-    enroot shares the node's network: a pyxis container cannot be refused it by a flag.
+    enroot shares the node's network, and only its newest versions have a flag against that. Its
+    /tmp is on memory.
     """
     wrong = [p for m in box.mounts for p in (m.source, m.inside) if set(p) & set(":,")]
     if wrong:
         raise ValueError(f"pyxis cannot mount a path with a colon or comma: {', '.join(wrong)}")
     mounts = [f"{m.source}:{m.inside}" + ("" if m.writable else ":ro") for m in box.mounts]
+    # enroot puts the driver into a container that is asked for it before it starts, by what srun
+    # was started with or by the image; which GPUs are seen then is for Slurm's device cgroup to say
+    driver = ["NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"]
     return [
+        *(("env", *driver) if box.gpus else ()),
         *("srun", "--ntasks=1", "--overlap"),  # the job's own step has all its cores
+        *([f"--cpus-per-task={box.cpus:g}"] if box.cpus else []),  # or it is one
         f"--container-image={box.image}",
         *([f"--container-mounts={','.join(mounts)}"] if mounts else []),
         "--container-workdir=/tmp",
@@ -240,7 +248,7 @@ def _pyxis(box: Sandbox, program: Sequence[str], env: Mapping[str, str]) -> list
         "--no-container-mount-home",
         "--no-container-remap-root",  # the invoking user, not a pretended root
         "--no-container-entrypoint",  # the sites' defaults differ: always say which
-        *box.options,
+        *box.srun_args,
         *("env", *(f"{k}={v}" for k, v in _variables(box, env).items()), *program),
     ]
 
@@ -267,8 +275,6 @@ def _variables(box: Sandbox, env: Mapping[str, str]) -> dict[str, str]:
     if box.runtime in ("docker", "podman"):
         # only these GPUs are inside, where they are numbered from 0
         variables.pop("CUDA_VISIBLE_DEVICES", None)
-    elif box.runtime == "pyxis" and box.gpus:
-        variables |= {"NVIDIA_VISIBLE_DEVICES": "all"}  # Slurm's device cgroup says which are seen
     return variables
 
 

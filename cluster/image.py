@@ -33,6 +33,9 @@ BUILD_ARGUMENTS = ("BASE_IMAGE", "TORCH", "PIP_FIND_LINKS", "PIP_INDEX_URL", "PI
 
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
+TITLE = "label=org.opencontainers.image.title=calgrid"
+"""What an engine finds all of our images by."""
+
 MOST_LINES = 25
 """Last lines of a failed build that are shown."""
 
@@ -58,6 +61,13 @@ def prepare(
     if container.runtime in ("apptainer", "pyxis"):
         image = expand(container.image)
         if container.runtime == "apptainer":
+            if "://" not in image and not Path(image).exists():
+                raise InputError(
+                    [
+                        f"container.image: no file {image}; make it with `apptainer build {image} "
+                        "apptainer.def`, or from an image of Docker (README, In containers)"
+                    ]
+                )
             check_code(container, image)
         return image, digest_of(container, runs)
     check_engine(container.runtime)
@@ -69,6 +79,7 @@ def prepare(
     if digest is None and built_here:
         build_image(container.runtime, image, gpus, say)
         digest = engine_digest(container.runtime, image)
+        _tell_older(container.runtime, image, say)
     if digest is None:
         raise InputError(
             [
@@ -204,6 +215,18 @@ def build_image(runtime: str, image: str, gpus: bool, say: Say) -> None:
         process.kill()
     if code:
         raise InputError([*last, f"container.image: {image} could not be built; see above"])
+
+
+def _tell_older(runtime: str, image: str, say: Say) -> None:
+    """Say how to be rid of what was built from earlier code; another launch may still use it."""
+    listing = [runtime, "image", "ls", "--quiet", image.rpartition(":")[0]]
+    done = subprocess.run(listing, capture_output=True, text=True, check=False)
+    older = len(set(done.stdout.split())) - 1
+    if older > 0:
+        say(
+            f"images of earlier code are kept: {older}; to remove those that are a day old: "
+            f"{runtime} image prune --all --filter {TITLE} --filter until=24h"
+        )
 
 
 def _is_step(line: str) -> bool:

@@ -23,7 +23,8 @@ def fetch_tasks(fetcher: Fetcher, folders: Mapping[str, Sequence[str]], grid: Pa
     with the network off for everything but the fetching.
 
     Args:
-        fetcher: of the mirror. folders: names of lm-eval's folders by task. grid: for messages.
+        fetcher: of the mirror. grid: for messages.
+        folders: by task, those of its files, as `task_folder` takes them.
 
     Raises:
         InputError: a dataset cannot be had. hub.BrokenTransferError: the network broke.
@@ -47,7 +48,9 @@ def fetch_tasks(fetcher: Fetcher, folders: Mapping[str, Sequence[str]], grid: Pa
         mock.patch.object(datasets, "load_dataset", load_dataset),
     ):
         for task, names in folders.items():
-            known = fetcher.manifest.tasks.get(task)
+            own = Path(names[0])
+            key = str(own / task) if own.is_absolute() else task  # one may be called as lm-eval's
+            known = fetcher.manifest.tasks.get(key)
             if known is not None and all(fetcher.is_whole("dataset", repo) for repo in known):
                 continue
             fetcher.console.print(f"task {task}")
@@ -60,7 +63,7 @@ def fetch_tasks(fetcher: Fetcher, folders: Mapping[str, Sequence[str]], grid: Pa
             except Exception as error:  # whatever a task's own code says, the user must know
                 cause = " ".join(f"{type(error).__name__}: {error}".split())
                 raise InputError([f"{grid}: task {task}: {cause}"]) from error
-            fetcher.manifest.tasks[task] = sorted(set(asked))
+            fetcher.manifest.tasks[key] = sorted(set(asked))
             fetcher.manifest.harness = version("lm-eval")
             fetcher.manifest.write(fetcher.mirror)
 

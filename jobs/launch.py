@@ -38,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
         if not options.dry_run:
             planned = _prepare(planned, options, console)
             _check_place(planned, profile, options, console)
+        if profile.backend == "docker":
+            _separate(planned)
     except InputError as error:
         for line in error.lines:
             print(line, file=sys.stderr)
@@ -122,6 +124,17 @@ def _prepare(planned: Planned, options: argparse.Namespace, console: Console) ->
             ) from error
         planned = plan_grid(options.grid, options.set, options.out)
     return planned
+
+
+def _separate(planned: Planned) -> None:
+    """Give every cell a container of its own, whatever the grid shares elsewhere for speed."""
+    resources = planned.plan.resources
+    if resources.cells_per_job > 1:
+        planned.plan.resources = resources.model_copy(update={"cells_per_job": 1})
+        planned.notices.append(
+            f"resources.cells_per_job: {resources.cells_per_job} is not for backend docker, where "
+            "each cell has a container of its own"
+        )
 
 
 def _dry_run(

@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -25,7 +26,7 @@ from jobs.grid import Grid, load_grid
 from jobs.gridnames import name_problems
 from jobs.inputs import hub_datasets
 from jobs.planning import plan_grid
-from jobs.taskfiles import DEMO, task_index
+from jobs.taskfiles import DEMO, datasets_of, index_folder, task_index
 from prune.model import hub
 
 EXIT_DONE, EXIT_BROKEN, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -98,10 +99,11 @@ def _fetch(grid: Grid, path: Path, mirror: Path, out: Path, console: Console) ->
         unknown = [name for name in tasks if name not in index]
         if unknown:
             raise InputError([f"{path}: unknown tasks: {', '.join(unknown)}"])
-        if tasks:
+        folders = {name: index[name] for name in tasks} | dict(_own_tasks(grid, base))
+        if folders:
             from jobs.fetch_tasks import fetch_tasks
 
-            fetch_tasks(fetcher, {name: index[name] for name in tasks}, path)
+            fetch_tasks(fetcher, folders, path)
 
 
 def _models(grid: Grid, base: Path) -> list[Wanted]:
@@ -112,6 +114,19 @@ def _models(grid: Grid, base: Path) -> list[Wanted]:
 def _datasets(grid: Grid, base: Path) -> list[Wanted]:
     found = hub_datasets(grid, base)
     return [Wanted("dataset", name, spec) for name, spec in found]
+
+
+def _own_tasks(grid: Grid, base: Path) -> Iterator[tuple[str, list[str]]]:
+    """The user's own tasks that load something from the hub, and the folders of their files."""
+    for task in grid.evaluate.tasks:
+        file = hub.under(base, task.path or "")
+        if task.path is None or not file.is_file():
+            continue  # the plan says what is wrong
+        folder = file.resolve().parent
+        files = index_folder(folder).get(task.name)
+        leaves = [str(folder / name) for name in files.files] if files else []
+        if any(hub.is_hub_id(repo, folder) for repo, _ in datasets_of(leaves)):
+            yield task.name, [str(folder)]
 
 
 if __name__ == "__main__":

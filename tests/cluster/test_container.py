@@ -202,15 +202,19 @@ class TestPyxis:
             "--no-container-entrypoint",
         } <= set(flags)
 
+    def test_srun_is_told_what_it_does_not_inherit(self) -> None:
+        line = command(box("pyxis", cpus=8.0, srun_args=["--mpi=none"]), PROGRAM, {})
+        assert {"--cpus-per-task=8", "--mpi=none"} <= set(line[: line.index("env")])
+
     def test_paths_that_it_cannot_be_told(self) -> None:
         with pytest.raises(ValueError, match="/a:b"):
             command(box("pyxis", mounts=[Mount("/a:b")]), PROGRAM, {})
 
     def test_gpus_are_slurms(self) -> None:
         line = command(box("pyxis", gpus=("0",)), PROGRAM, {"CUDA_VISIBLE_DEVICES": "0"})
-        given = variables("pyxis", line)
-        assert given["NVIDIA_VISIBLE_DEVICES"] == "all"
-        assert given["CUDA_VISIBLE_DEVICES"] == "0"
+        before, inside = line[: line.index("srun")], line[line.index("srun") :]
+        assert before[:2] == ["env", "NVIDIA_VISIBLE_DEVICES=all"]  # inside it would be too late
+        assert "CUDA_VISIBLE_DEVICES=0" in inside
 
 
 def test_mounts_as_profiles_write_them() -> None:

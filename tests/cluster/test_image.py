@@ -62,10 +62,25 @@ def test_an_image_without_a_tag_is_built_once(engine: Engine, tmp_path: Path) ->
     assert "--build-arg TORCH=cpu" in build
     assert f"--build-arg CODE_SHA256={code_hash()}" in build
     assert "--pull" not in build  # there may be no registry
+    assert not any("earlier code" in step for step in steps)
     asked.unlink()
     assert image.prepare(OURS, False, tmp_path, steps.append) == (name, digest)
     assert "build" not in asked.read_text()
     assert image.prepare(OURS, True, tmp_path, steps.append)[0] != name  # with GPUs it is another
+
+
+def test_images_of_earlier_code_are_told_of(engine: Engine, tmp_path: Path) -> None:
+    built = tmp_path / "built"
+    engine(
+        f"case $1-$2 in build-*) touch {built} ;; image-ls) printf 'aa\\nbb\\ncc\\ncc\\n' ;; "
+        f"image-*) test -e {built} && echo sha256:aa ;; esac"
+    )
+    steps: list[str] = []
+    image.prepare(OURS, False, tmp_path, steps.append)
+    assert "earlier code are kept: 2; to remove" in steps[-1]
+    assert f"docker image prune --all --filter {image.TITLE} --filter until=24h" in steps[-1]
+    label = image.TITLE.removeprefix("label=")
+    assert label in (ROOT / "Dockerfile").read_text()
 
 
 def test_a_folder_of_wheels_comes_into_the_build(
@@ -160,7 +175,10 @@ class TestDockerfile:
 def test_the_apptainer_image_is_made_by_the_same_steps() -> None:
     steps = [m[1] for m in re.finditer(r"image\.sh (\w+)$", DEFINITION, re.M)]
     assert steps == ["compiler", "dependencies", "code"]
-    copied = re.search(r"%files\n(.*?)\n\n", DEFINITION, re.S)
-    assert copied is not None
-    needed = set(re.findall(r"^!(\S+)", (ROOT / ".dockerignore").read_text(), re.M))
-    assert needed <= set(copied[1].split())
+    copied = re.findall(r"^    (\S+) /src/$", DEFINITION, re.M)  # a line each, or it is no copy
+    assert copied == re.findall(r"^!(\S+)", (ROOT / ".dockerignore").read_text(), re.M)
+
+
+def test_an_apptainer_image_that_is_not_there() -> None:
+    container = Container(runtime="apptainer", image="/no/calgrid.sif")
+    assert "no file /no/calgrid.sif; make it with `apptainer build" in said(container)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -103,9 +104,34 @@ def test_what_a_grid_needs_is_fetched_once(stocked: StandIn, grid: Callable[...,
     entry = manifest(path)["dataset owner/farm"]
     assert entry["commit"] == stocked.repos["dataset", "owner/farm"].branches["main"]
     assert len(entry["listing"]) == 4
+    for name, file in entry["files"].items():
+        content = (path.parent / "mirror/owner/farm" / name).read_bytes()
+        assert file["sha256"] == hashlib.sha256(content).hexdigest()
     stocked.requests.clear()
     assert fetch(path) == 0
     assert stocked.requests == []  # not even asked: it works where the network is gone by then
+
+
+def test_datasets_that_others_are_made_of_are_fetched(
+    stocked: StandIn, grid: Callable[..., Path]
+) -> None:
+    names = ("part", "other", "begins", "chosen", "reference", "text")
+    for name in names:
+        stocked.add("dataset", f"owner/{name}", shards(1))
+    own = "".join(f"  {name}: {{path: owner/{name}}}\n" for name in names)
+    made = (
+        "  mixed: {mixture: {part: 0.5, other: 0.5}}\n"
+        "  written: {generate: {from: begins, texts: 8}}\n"
+        "  near: {select: {from: chosen, by: zipcal, documents: 8}}\n"
+    )
+    path = grid()
+    text = path.read_text().replace("datasets:\n", f"datasets:\n{own}{made}")
+    text = text.replace("dataset: farm,", "dataset: [mixed, written, near],")
+    text = text.replace("reference: farm", "reference: reference")
+    path.write_text(text.replace("perplexity: [farm]", "perplexity: [text]"))
+    assert fetch(path) == 0
+    kept = {name for name in manifest(path) if name.startswith("dataset ")}
+    assert kept == {f"dataset owner/{name}" for name in names}
 
 
 @pytest.mark.usefixtures("here")
@@ -296,8 +322,9 @@ class TestPickledWeights:
 class TestLaunchChecksTheManifest:
     def check(self, path: Path, capsys: pytest.CaptureFixture[str]) -> str:
         mirror = path.parent / "mirror"
-        options = ["--out", str(path.parent / "runs"), "--set", f"mirror={mirror}", "--dry-run"]
-        assert launch.main([str(path), *options]) == 2
+        runs = path.parent / "runs"
+        assert launch.main([str(path), "--out", str(runs), "--set", f"mirror={mirror}"]) == 2
+        assert not (runs / "fetched").exists()
         return capsys.readouterr().err
 
     def test_a_changed_file(
@@ -358,35 +385,53 @@ SCIQ = [
 ]
 
 
+MINE = """\
+task: mine
+dataset_path: owner/quiz
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: [yes, no]
+doc_to_target: 0
+"""
+
+
+def unplugged() -> list[str]:
+    """What runs a command without any network, where this system lets users do that."""
+    command = ["unshare", "--map-root-user", "--net"]
+    works = subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
+    return command if works else []
+
+
 @pytest.mark.slow
 def test_evaluation_sets_are_fetched_as_the_tasks_load_them(
     stocked: StandIn, grid: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """By the command itself, with HF_ENDPOINT; then a cell scores the task without a network."""
+    """By the commands themselves, with HF_ENDPOINT; then cells score without a network."""
     rows = "".join(json.dumps(row) + "\n" for row in SCIQ).encode()
     splits = {f"data/{s}.jsonl": rows for s in ("train", "validation", "test")}
     stocked.add("dataset", "allenai/sciq", splits | {"README.md": b"# Sciq\n", "other.bin": b"1"})
-    path = grid(tasks="[{name: sciq, num_fewshot: 0}]")
+    stocked.add("dataset", "owner/quiz", {"test.jsonl": rows})
+    (tmp_path / "mine.yaml").write_text(MINE)
+    path = grid(tasks="[{name: sciq, num_fewshot: 0}, mine.yaml]")
     environment = os.environ | {"HF_ENDPOINT": stocked.address, "HF_HOME": str(tmp_path / "home")}
     environment |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0"}
+    mirror = tmp_path / "mirror"
 
-    def run(module: str, *options: str, **more: str) -> None:
+    def run(prefix: list[str], module: str, *options: str, **more: str) -> None:
         command = [sys.executable, "-m", module, str(path), "--out", str(tmp_path / "runs")]
-        subprocess.run([*command, *options], env=environment | more, check=True, timeout=180)
+        everything = [*prefix, *command, *options]
+        subprocess.run(everything, env=environment | more, check=True, timeout=180)
 
-    run("jobs.prefetch", "--mirror", str(tmp_path / "mirror"))
+    run([], "jobs.prefetch", "--mirror", str(mirror))
     assert "other.bin" not in stocked.fetched()
-    assert json.loads((tmp_path / "mirror/manifest.json").read_text())["tasks"] == {
-        "sciq": ["allenai/sciq"]
+    assert json.loads((mirror / "manifest.json").read_text())["tasks"] == {
+        "sciq": ["allenai/sciq"],
+        f"{tmp_path}/mine": ["owner/quiz"],
     }
-    nowhere = "http://127.0.0.1:9"
-    run(
-        "jobs.launch",
-        "--cluster",
-        "local",
-        "--set",
-        f"mirror={tmp_path / 'mirror'}",
-        HF_ENDPOINT=nowhere,
-    )
+    asked = len(stocked.requests)
+    options = ("--cluster", "local", "--set", f"mirror={mirror}")
+    run(unplugged(), "jobs.launch", *options, HF_ENDPOINT="http://127.0.0.1:9")
+    assert len(stocked.requests) == asked
     with duckdb.connect(str(tmp_path / "runs/fetched/results.duckdb"), read_only=True) as database:
-        assert database.sql("SELECT count(sciq) FROM results").fetchall() == [(2,)]
+        assert database.sql("SELECT count(sciq), count(mine) FROM results").fetchall() == [(2, 2)]

@@ -37,6 +37,8 @@ for program in usr/bin/apptainer usr/lib/x86_64-linux-gnu/apptainer/bin/starter;
         --set-rpath "$libraries:/usr/lib/x86_64-linux-gnu:/lib/x86_64-linux-gnu" \
         "$work/tree/$program"
 done
+# As udev leaves it on other machines: users mount image files through it.
+if [ -e /dev/fuse ]; then chmod 666 /dev/fuse; fi
 # without systemd; and where root lacks a capability, asking for all of them is an error
 sed -i 's/^systemd cgroups = .*/systemd cgroups = no/
         s/^root default capabilities = .*/root default capabilities = no/' \

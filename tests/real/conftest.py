@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cluster import slurm
+from cluster import image, slurm
+from cluster.profile import load_profile
+from tests.real.launching import BASE_IMAGE, SMALL, docker_answers, launch, rows
 from tests.real.slurm_engine import Engine
 
 
@@ -37,3 +40,37 @@ def engine(cluster: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]
     cluster.run("scancel", "--user=root", "--signal=KILL", "--full", check=False)
     cluster.wait("empty queue", lambda: not cluster.run("squeue", "-h"))
     cluster.run("scontrol", "update", "nodename=n[1-3]", "state=resume", check=False)
+
+
+@pytest.fixture(scope="session")
+def built() -> str:
+    """The Docker image of this code, built if it is missing."""
+    if not docker_answers():
+        pytest.skip("no Docker engine answers here: tests/real/docker.sh up starts one, as root")
+    if image.engine_digest("docker", BASE_IMAGE) is None:
+        pytest.skip(f"no image {BASE_IMAGE} to build on: tests/real/docker.sh base-image makes it")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BASE_IMAGE", BASE_IMAGE)
+        steps: list[str] = []
+        name, digest = image.prepare(load_profile("docker").container, False, Path(), steps.append)
+    assert digest.startswith("sha256:")
+    return name
+
+
+@pytest.fixture
+def small_grid(write_grid: Callable[..., Path]) -> Path:
+    """A grid of three cells."""
+    return write_grid(SMALL)
+
+
+@pytest.fixture(scope="session")
+def expected(grid_text: str, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
+    """The rows of that grid, by processes on this machine."""
+    folder = tmp_path_factory.mktemp("expected")
+    for old, new in SMALL.items():
+        grid_text = grid_text.replace(old, new)
+    (folder / "grid.yaml").write_text(grid_text, "utf-8")
+    launch(folder / "grid.yaml", folder / "runs", "local")
+    found = rows(folder / "runs")
+    assert len(found) == 3
+    return found

@@ -7,32 +7,39 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 
 from cluster import image
 from cluster.backend import Job
+from cluster.code import ROOT, code_files
 from cluster.contained import client, meaning, sandbox
+from cluster.container import Sandbox, User
 from cluster.profile import Container, load_profile
+from cluster.yamlfile import InputError
+from tests.real.launching import (
+    LISTEN,
+    LOOK,
+    SMALL,
+    docker_answers,
+    environment,
+    launch,
+    launching,
+    records,
+    rows,
+    wait_for,
+)
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "tests/real/docker.sh"
-BASE_IMAGE = os.environ.get("BASE_IMAGE", "calgrid-base:test")
-
-
-def answers() -> bool:
-    try:
-        return subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        return False
+SCRIPT = Path(__file__).with_name("docker.sh")
 
 
 def containers() -> list[str]:
@@ -41,109 +48,75 @@ def containers() -> list[str]:
     return subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
 
 
-pytestmark = pytest.mark.skipif(not answers(), reason="no Docker engine answers here")
-
-
-@pytest.fixture(scope="session")
-def built() -> Iterator[str]:
-    """The image of this code, built if it is missing."""
-    if image.engine_digest("docker", BASE_IMAGE) is None:
-        pytest.skip(f"no image {BASE_IMAGE} to build on: tests/real/docker.sh base-image makes it")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BASE_IMAGE", BASE_IMAGE)
-        steps: list[str] = []
-        container = load_profile("docker").container
-        name, digest = image.prepare(container, False, Path(), steps.append)
-        assert digest.startswith("sha256:")
-        yield name
-
-
-SMALL = {
-    "dataset: [farm, city]": "dataset: farm",
-    "seed: [0, 1]": "seed: 0",
-    "{cells_per_job: 9}": "{mem_gb: 4}",
-}
-"""Three cells, each in a container of its own: dense, magnitude and Wanda."""
-
-
-def launching(grid: Path, out: Path, cluster: str = "docker") -> list[str]:
-    options = ["--out", str(out), "--cluster", cluster]
-    return [sys.executable, "-m", "jobs.launch", str(grid), *options]
-
-
-def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT), "BASE_IMAGE": BASE_IMAGE, "HF_TOKEN": "hf_x"}
-
-
-def launch(grid: Path, out: Path, cluster: str = "docker") -> None:
-    done = subprocess.run(
-        launching(grid, out, cluster),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-
-
-def rows(out: Path) -> list[tuple[Any, ...]]:
-    """All that `results` says, but for the run's name and the time that it took."""
-    with duckdb.connect(str(out / "tiny" / "results.duckdb"), read_only=True) as database:
-        query = "SELECT * EXCLUDE (run, gpu_seconds) FROM results ORDER BY cell"
-        return database.sql(query).fetchall()
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.1)
+pytestmark = pytest.mark.skipif(not docker_answers(), reason="no Docker engine answers here")
 
 
 def test_rows_equal_those_of_processes(
-    built: str, write_grid: Callable[..., Path], tmp_path: Path
+    built: str, write_grid: Callable[..., Path], expected: list[tuple[Any, ...]], tmp_path: Path
 ) -> None:
-    grid = write_grid(SMALL)
-    launch(grid, tmp_path / "a")
-    launch(grid, tmp_path / "b", "local")
-    assert rows(tmp_path / "a") == rows(tmp_path / "b")
-    assert len(rows(tmp_path / "a")) == 3
-    records = [json.loads(p.read_text()) for p in (tmp_path / "a/tiny/cells").glob("*.json")]
+    """Each cell in a container of its own, also where the grid has them share processes."""
+    changes = SMALL | {"{cells_per_job: 9}": "{mem_gb: 4, cells_per_job: 9}"}
+    launch(write_grid(changes), tmp_path)
+    assert rows(tmp_path) == expected
     digest = image.engine_digest("docker", built)
-    for record in records:
+    found = records(tmp_path)
+    for record in found:
         assert record["provenance"]["image"] == digest
         assert record["provenance"]["commit"]
-    assert len({json.dumps(r["provenance"]) for r in records}) == 1  # and the host is this one
+    assert len({json.dumps(r["provenance"]) for r in found}) == 1  # and the host is this one
+    logs = [p.stem for p in (tmp_path / "tiny/logs").glob("*.log")]
+    assert {r["cell"] for r in found} <= set(logs)
     assert containers() == []
-    files = [p for p in (tmp_path / "a").rglob("*") if p.is_file()]
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert all(p.stat().st_uid == os.getuid() for p in files)
     assert not any(b"hf_x" in p.read_bytes() for p in files)
 
 
-def test_the_image_says_what_it_was_made_from(built: str) -> None:
-    inspect = ["docker", "image", "inspect", "--format", "{{json .Config}}", built]
-    config = json.loads(subprocess.run(inspect, capture_output=True, check=True).stdout)
-    labels = config["Labels"]
-    assert len(labels["org.opencontainers.image.revision"]) == 40
-    assert len(labels["calgrid.constraints"]) == 64
-    assert config["User"] == "1000:1000"
-    image.check_code(Container(runtime="docker", image=built), built)
-
-
 def test_the_same_on_slurm_with_docker_as_the_runtime(
-    cluster: object, built: str, write_grid: Callable[..., Path], tmp_path: Path
+    cluster: object,
+    built: str,
+    write_grid: Callable[..., Path],
+    expected: list[tuple[Any, ...]],
+    tmp_path: Path,
 ) -> None:
     """The job is a child of Slurm's, the container a child of the engine's; signals reach both."""
     profile = tmp_path / "site.yaml"
     profile.write_text(f"backend: slurm\ncontainer: {{runtime: docker, image: '{built}'}}\n")
     changes = SMALL | {"{cells_per_job: 9}": "{mem_gb: 2, gpus: 0, cells_per_job: 2}"}
-    grid = write_grid(changes)
-    launch(grid, tmp_path / "a", str(profile))
-    launch(grid, tmp_path / "b", "local")
-    assert rows(tmp_path / "a") == rows(tmp_path / "b")
-    record = json.loads(next((tmp_path / "a/tiny/cells").glob("*.json")).read_text())
-    assert record["provenance"]["image"] == image.engine_digest("docker", built)
+    launch(write_grid(changes), tmp_path, str(profile))
+    assert rows(tmp_path) == expected
+    digest = image.engine_digest("docker", built)
+    assert {record["provenance"]["image"] for record in records(tmp_path)} == {digest}
     assert containers() == []
+
+
+class TestImage:
+    def test_it_says_what_it_was_made_from(self, built: str) -> None:
+        inspect = ["docker", "image", "inspect", "--format", "{{json .Config}}", built]
+        config = json.loads(subprocess.run(inspect, capture_output=True, check=True).stdout)
+        labels = config["Labels"]
+        assert len(labels["org.opencontainers.image.revision"]) == 40
+        assert len(labels["calgrid.constraints"]) == 64
+        assert config["User"] == "1000:1000"
+
+    def test_every_package_is_as_the_lock_says(self, built: str) -> None:
+        listed = ["docker", "run", "--rm", built, "python", "-m", "pip", "freeze", "--all"]
+        done = subprocess.run(listed, capture_output=True, text=True, check=True)
+        installed = set(re.findall(r"^(\S+==\S+)$", done.stdout, re.M))
+        lock = {line.lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+        lock |= {re.sub(r"^torch==.*", r"\g<0>+cpu", line) for line in lock}  # and no CUDA
+        apart = {line for line in installed if line.lower() not in lock}
+        assert {line.split("==")[0] for line in apart} <= {"pip"}  # of the base image
+
+    def test_other_code_in_it_is_refused_by_name(
+        self, built: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        container = Container(runtime="docker", image=built)
+        image.check_code(container, built)
+        monkeypatch.setattr(image, "code_files", lambda: code_files() | {"jobs/cell.py": "0" * 64})
+        with pytest.raises(InputError) as error:
+            image.prepare(container, False, Path(), print)
+        assert "holds other code than this launcher: jobs/cell.py;" in error.value.lines[0]
 
 
 class TestNothingIsLost:
@@ -151,11 +124,11 @@ class TestNothingIsLost:
 
     @pytest.fixture
     def running(
-        self, built: str, write_grid: Callable[..., Path], tmp_path: Path
+        self, built: str, small_grid: Path, tmp_path: Path
     ) -> Iterator[subprocess.Popen[bytes]]:
         """A launch with two containers at work."""
         process = subprocess.Popen(
-            launching(write_grid(SMALL), tmp_path), env=environment(), stdout=subprocess.DEVNULL
+            launching(small_grid, tmp_path), env=environment(), stdout=subprocess.DEVNULL
         )
         wait_for(lambda: len(containers()) == 2 and any((tmp_path / "tiny/claims").glob("[!.]*")))
         yield process
@@ -168,20 +141,20 @@ class TestNothingIsLost:
         assert containers() == []
 
     def test_ctrl_c(
-        self, running: subprocess.Popen[bytes], write_grid: Callable[..., Path], tmp_path: Path
+        self, running: subprocess.Popen[bytes], small_grid: Path, tmp_path: Path
     ) -> None:
         running.send_signal(signal.SIGINT)
         assert running.wait(60) == 130
         assert containers() == []
-        launch(write_grid(SMALL), tmp_path)
+        launch(small_grid, tmp_path)
         self.all_done(tmp_path)
 
     def test_a_killed_launcher(
-        self, running: subprocess.Popen[bytes], write_grid: Callable[..., Path], tmp_path: Path
+        self, running: subprocess.Popen[bytes], small_grid: Path, tmp_path: Path
     ) -> None:
         running.kill()
         wait_for(lambda: containers() == [], 30)
-        launch(write_grid(SMALL), tmp_path)
+        launch(small_grid, tmp_path)
         self.all_done(tmp_path)
 
     def test_a_killed_container(self, running: subprocess.Popen[bytes], tmp_path: Path) -> None:
@@ -212,14 +185,57 @@ def python(tmp_path: Path, code: str, mem_gb: int = 4, **more: Any) -> Job:
     return Job("test", ("-c", code), tmp_path / "log", writes=writes, mem_gb=mem_gb, **more)
 
 
+def start(box: Sandbox, job: Job) -> subprocess.Popen[bytes]:
+    """The client of a job in a container, its output in the job's log."""
+    with job.log.open("ab") as log:
+        return subprocess.Popen(client(box, job, {}), stdin=subprocess.PIPE, stdout=log, stderr=log)
+
+
 def ended(built: str, job: Job) -> Any:
     """How a job ends in a container."""
+    process = start(sandbox(load_profile("docker"), job, built, {}), job)
+    return meaning(job, process.wait(60))
+
+
+def test_what_a_job_finds_inside(built: str, tmp_path: Path) -> None:
+    """Seen from a running container, as a user whom the image does not know."""
+    tmp_path.chmod(0o777)
+    job = python(tmp_path, LOOK.format(answer=tmp_path / "seen.json"), mem_gb=1)
+    box = sandbox(load_profile("docker"), job, built, {"OMP_NUM_THREADS": "2"})
+    box = replace(box, user=User(12345, 23456, (34567,), "ada"), cpuset="0", shm_gb=2)
+    assert start(box, job).wait(60) == 0, job.log.read_text()
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert seen["user"] == [12345, 23456, "ada"]
+    assert 34567 in seen["groups"]
+    owner = (tmp_path / "seen.json").stat()
+    assert (owner.st_uid, owner.st_gid) == (12345, 23456)
+    assert seen["root"] == "Read-only file system"
+    assert seen["home"] == ["/tmp/home", "tmpfs"]
+    assert seen["interfaces"] == ["lo"]
+    assert seen["way out"] == "Network is unreachable"
+    assert seen["shared memory"] == 2 << 30
+    assert seen["memory"] == 1 << 30
+    assert seen["cpus"] == 2
+    assert seen["cores"] == [0]
+    assert int(seen["CapEff"], 16) == 0
+    assert seen["NoNewPrivs"] == "1"
+    assert not any("TOKEN" in name for name in seen["variables"])
+
+
+def test_signals_reach_a_job(built: str, tmp_path: Path) -> None:
+    """Through the engine, and through its client in the foreground."""
+    job = python(tmp_path, LISTEN)
     box = sandbox(load_profile("docker"), job, built, {})
-    with job.log.open("ab") as log:
-        process = subprocess.Popen(
-            client(box, job, {}), stdin=subprocess.PIPE, stdout=log, stderr=log
-        )
-        return meaning(job, process.wait(60))
+    process = start(box, job)
+    wait_for(lambda: "ready" in job.log.read_text())
+    subprocess.run(["docker", "kill", "--signal=USR1", str(box.name)], check=True)
+    wait_for(lambda: "SIGUSR1" in job.log.read_text())
+    process.send_signal(signal.SIGUSR2)
+    wait_for(lambda: "SIGUSR2" in job.log.read_text())
+    since = time.monotonic()
+    subprocess.run(["docker", "stop", "--time=30", str(box.name)], check=True)
+    assert process.wait(30) == 85
+    assert time.monotonic() - since < 15  # it listened, and was not killed when time was up
 
 
 def test_a_kill_for_memory_is_told_from_others(built: str, tmp_path: Path) -> None:
