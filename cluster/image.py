@@ -209,7 +209,7 @@ def build_image(runtime: str, image: str, gpus: bool, say: Say) -> None:
         for line in process.stdout:
             last.append(line.rstrip())
             if _is_step(line):
-                say(f"  {line.strip()}")
+                say("  " + re.sub(r"--mount=\S+\s+", "", line.strip()))
         code = process.wait()
     finally:
         process.kill()
