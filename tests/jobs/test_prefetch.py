@@ -391,7 +391,7 @@ dataset_path: owner/quiz
 test_split: test
 output_type: multiple_choice
 doc_to_text: "{{question}}"
-doc_to_choice: [yes, no]
+doc_to_choice: [right, wrong]
 doc_to_target: 0
 """
 

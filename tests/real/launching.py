@@ -42,7 +42,7 @@ def refusal(action):
 
 mounts = dict(line.split()[1:3] for line in open("/proc/mounts"))
 home = Path(os.environ["HOME"])
-status = dict(line.rstrip().split(":\\t", 1) for line in open("/proc/self/status"))
+status = dict(line.strip("\\n").split(":\\t", 1) for line in open("/proc/self/status"))
 memory = numbers("memory/memory.limit_in_bytes", "memory.max")
 quota = numbers("cpu/cpu.cfs_quota_us", "cpu.max")
 period = numbers("cpu/cpu.cfs_period_us", "cpu.max")
