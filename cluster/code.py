@@ -20,6 +20,11 @@ KINDS = (".py", ".yaml", ".sql", ".safetensors", ".json", ".md", ".sh")
 PACKAGES = ("analysis", "calib", "cluster", "jobs", "prune")
 
 
+def import_path(environment: Mapping[str, str]) -> str:
+    """PYTHONPATH for a process that runs this code: its folder, then what was there already."""
+    return os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
+
+
 @cache
 def code_files() -> dict[str, str]:
     """SHA-256 of each file of the packages, by its path from their common folder."""

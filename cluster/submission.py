@@ -17,11 +17,9 @@ from submitit.core.utils import DelayedSubmission, FailedJobError, JobPaths
 from cluster import task
 from cluster.arrays import Array
 from cluster.backend import Job, job_environment
+from cluster.code import import_path
 from cluster.profile import Profile
 from cluster.squeue import AWAY_WORDS, FULL_WORDS, AwayError
-
-ROOT = Path(__file__).parent.parent
-"""The folder of this code."""
 
 REQUEUES = 10_000
 """How often submitit may requeue a job; never, since `cluster.task` does it instead."""
@@ -159,10 +157,9 @@ def _clean_environment() -> Iterator[None]:
     before = dict(os.environ)
     inherited = job_environment(before)
     inherited.pop("CUDA_VISIBLE_DEVICES", None)  # those of an allocation that one launches from
-    paths = [str(ROOT), *filter(None, [inherited.get("PYTHONPATH")])]
     try:
         os.environ.clear()
-        os.environ.update(inherited | {"PYTHONPATH": os.pathsep.join(paths)})
+        os.environ.update(inherited | {"PYTHONPATH": import_path(inherited)})
         yield
     finally:
         os.environ.clear()

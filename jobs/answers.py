@@ -13,10 +13,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from cluster.code import import_path
 from jobs.cells import Cell
 from jobs.grid import Compare
-
-ROOT = Path(__file__).parent.parent
 
 
 def headline(database: Path) -> str:
@@ -46,10 +45,9 @@ def smallest_gap(cells: Iterable[Cell], compare: Compare) -> str:
 
 def _ask(module: str, *arguments: str) -> str:
     """What a command of `analysis` prints; where it fails, that and why: the run itself is done."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": import_path(os.environ)},
         capture_output=True,
         text=True,
         check=False,

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from cluster.backend import Job
+from cluster.code import import_path
 from jobs.cells import Cell
 from jobs.failures import memory_gb
 from jobs.run import Plan, RunFolder
 from jobs.share import Shared, shared_by
-
-ROOT = Path(__file__).parent.parent
-"""The folder of this code; what jobs import."""
 
 COLLECT_MEMORY_GB, COLLECT_MINUTES = 4, 60
 
@@ -103,7 +100,7 @@ def _job(
     env = {
         "CALGRID_JOB": f"{name}.{os.urandom(4).hex()}",
         "CALGRID_LOG": str(log.relative_to(run.path)),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": import_path(os.environ),
         "PYTHONUNBUFFERED": "1",
     }
     return Job(
