@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from calib.samples import READ_AT_ONCE
 from calib.shingles import gram_hashes, word_hashes
-from calib.similarity import READ_AT_ONCE
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,9 +16,10 @@ from typing import Any
 from calib import shards, similarity
 from calib.neighbours import Neighbours, document_grams
 from calib.pool import Pool
+from calib.samples import Split, sides
 from calib.shards import Keep
 from calib.shingles import gram_hashes, word_hashes
-from calib.similarity import Comparison, Split, Value
+from calib.similarity import Comparison, Value
 
 AGGREGATION_GRAM = 4
 """Words in a gram of the figure `aggregation`."""
@@ -63,7 +64,7 @@ class Corpora:
 
     def sides(self, documents: int | None) -> tuple[list[int], list[int]]:
         """The first documents on either side, None = all; none is on both."""
-        left, right = similarity.sides(self.candidate.ids, self.reference.ids)
+        left, right = sides(self.candidate.ids, self.reference.ids)
         return left[:documents], right[:documents]
 
     @cached_property

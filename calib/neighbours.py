@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from calib.minhash import as_datasketch, signatures
+from calib.samples import READ_AT_ONCE, Split
 from calib.shingles import gram_hashes, word_hashes
-from calib.similarity import READ_AT_ONCE, Split
 
 if TYPE_CHECKING:
     import numpy as np

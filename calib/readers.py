@@ -7,23 +7,30 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from calib.pool import Document, Pool
 from calib.rows import RowFormat
 from calib.sources import Source
 from calib.spec import DatasetSpec
 
+Opener = Callable[[Path], "str | BinaryIO"]
+"""Gives a source's file as a path, or as what can be read like an open file."""
 
-def read_pool(source: Source, spec: DatasetSpec) -> Pool:
+
+def read_pool(source: Source, spec: DatasetSpec, opener: Opener = str) -> Pool:
     """The pool of a dataset that has files; see `Pool.collect`.
+
+    Args:
+        source: the files. spec: the dataset. opener: opens them; they are on this machine, or not.
 
     Raises:
         ValueError: a file cannot be read, or no row has a text.
     """
     examples = spec.questions.examples if spec.questions is not None else 1
-    pool = Pool.collect(read_documents(source), spec.max_documents * examples)
+    pool = Pool.collect(read_documents(source, opener), spec.max_documents * examples)
     if not pool.ids:
         names = ", ".join(str(file) for file in source.files[:3])
         raise ValueError(f"no row has any text, in {len(source.files)} file(s): {names}")
@@ -35,17 +42,19 @@ def read_texts(source: Source) -> Iterator[str]:
     return (document.text for document in read_documents(source))
 
 
-def read_documents(source: Source) -> Iterator[Document]:
+def read_documents(source: Source, opener: Opener = str) -> Iterator[Document]:
     """The documents of a source; those without a visible character are left out."""
-    return (d for d in _rows(source) if d.text and not d.text.isspace())
+    return (
+        d for d in islice(_rows(source, opener), source.most) if d.text and not d.text.isspace()
+    )
 
 
 def read_rows(source: Source) -> Iterator[str]:
     """The text of every row of a source, in order; an empty one where the row has none."""
-    return (document.text for document in _rows(source))
+    return (document.text for document in islice(_rows(source, str), source.most))
 
 
-def _rows(source: Source) -> Iterator[Document]:
+def _rows(source: Source, opener: Opener) -> Iterator[Document]:
     """The document of every row.
 
     Raises:
@@ -53,7 +62,7 @@ def _rows(source: Source) -> Iterator[Document]:
             `RowFormat` makes documents of.
     """
     for file in source.files:
-        rows = READERS[source.loader](file, source.rows)
+        rows = READERS[source.loader](file, source.rows, opener)
         try:
             for number, row in enumerate(rows):
                 yield source.rows.document(row, number)
@@ -64,25 +73,30 @@ def _rows(source: Source) -> Iterator[Document]:
             raise ValueError(f"cannot read {file}: {error}{hint}") from error
 
 
-def _open(file: Path) -> io.BufferedReader:
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+"""By the end of a file's name."""
+
+
+def _open(file: Path, opener: Opener) -> io.BufferedReader:
     """A file's bytes, decompressed as its name says."""
     import pyarrow
 
-    return io.BufferedReader(pyarrow.input_stream(str(file), compression="detect"), 2**16)
+    compression = COMPRESSIONS.get(file.suffix)
+    return io.BufferedReader(pyarrow.input_stream(opener(file), compression), 2**16)
 
 
-def _read_parquet(file: Path, rows: RowFormat) -> Iterator[Mapping[str, Any]]:
+def _read_parquet(file: Path, rows: RowFormat, opener: Opener) -> Iterator[Mapping[str, Any]]:
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(file) as parquet:
+    with pyarrow.parquet.ParquetFile(opener(file)) as parquet:
         columns = rows.wanted(parquet.schema_arrow.names)
         for batch in parquet.iter_batches(1000, columns=columns):
             yield from batch.to_pylist()
 
 
-def _read_json(file: Path, rows: RowFormat) -> Iterator[Mapping[str, Any]]:
+def _read_json(file: Path, rows: RowFormat, opener: Opener) -> Iterator[Mapping[str, Any]]:
     """Rows of a JSON list of objects, or of JSON lines (ended by `\n` and nothing else)."""
-    with _open(file) as stream:
+    with _open(file, opener) as stream:
         if stream.peek(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
             items = json.loads(stream.read().decode("utf-8-sig"))
             found: Iterator[tuple[int, Any]] = enumerate(items)
@@ -107,19 +121,19 @@ def _json_lines(stream: io.BufferedReader) -> Iterator[tuple[int, Any]]:
             raise ValueError(f"line {number} is not one JSON object: {error}") from error
 
 
-def _read_csv(file: Path, rows: RowFormat) -> Iterator[Mapping[str, Any]]:
+def _read_csv(file: Path, rows: RowFormat, opener: Opener) -> Iterator[Mapping[str, Any]]:
     csv.field_size_limit(sys.maxsize)
-    with io.TextIOWrapper(_open(file), "utf-8-sig", newline="") as stream:
+    with io.TextIOWrapper(_open(file, opener), "utf-8-sig", newline="") as stream:
         yield from csv.DictReader(stream, delimiter="\t" if ".tsv" in file.name else ",")
 
 
-def _read_text(file: Path, rows: RowFormat) -> Iterator[Mapping[str, Any]]:
+def _read_text(file: Path, rows: RowFormat, opener: Opener) -> Iterator[Mapping[str, Any]]:
     """The whole file as one text."""
-    with _open(file) as stream:
+    with _open(file, opener) as stream:
         yield {rows.column or "text": stream.read().decode("utf-8-sig")}
 
 
-READERS: dict[str, Callable[[Path, RowFormat], Iterator[Mapping[str, Any]]]] = {
+READERS: dict[str, Callable[[Path, RowFormat, Opener], Iterator[Mapping[str, Any]]]] = {
     "parquet": _read_parquet,
     "json": _read_json,
     "csv": _read_csv,

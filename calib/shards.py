@@ -25,8 +25,8 @@ Keep = Callable[[str, Callable[[], Sketch]], Sketch]
 def estimate(corpora: Corpora) -> similarity.Value:
     """The Jaccard similarity of two corpora by their sketches, equal in units.
 
-    The standard error holds the sketch's own, and that of the documents: the relative error of
-    the part whose sets were held, scaled to the whole by the square root of the sizes.
+    The standard error holds the sketch's own, and that of the documents: the error of the part
+    whose sets were held, scaled to the whole by the square root of the sizes.
     """
     sides = zip((corpora.candidate, corpora.reference), corpora.sides(None), strict=True)
     both = [_Side(corpora, name, *side) for name, side in zip("ab", sides, strict=True)]
@@ -34,8 +34,8 @@ def estimate(corpora: Corpora) -> similarity.Value:
     one, other = (side.first(units) for side in both)
     jaccard = one.jaccard(other)
     part = corpora.comparison
-    relative = similarity.relative_errors(part)[0] * math.sqrt(part.units / units)
-    return similarity.estimated(jaccard, corpora.permutations, relative, units)
+    of_samples = part.stderr("jaccard") * math.sqrt(part.units / units)
+    return similarity.estimated(jaccard, corpora.permutations, of_samples, units)
 
 
 class _Side:

@@ -17,10 +17,9 @@ from pathlib import Path
 
 from calib.minhash import Sketch
 from calib.readers import read_texts
-from calib.rows import RowFormat
+from calib.samples import Split, cut
 from calib.shingles import gram_hashes, word_hashes
-from calib.similarity import Split, cut
-from calib.sources import Source, loader_of
+from calib.sources import single
 
 CHARACTERS_AT_ONCE = 2**22
 """Text that is sketched together: enough for repeats to be met and dropped."""
@@ -102,10 +101,7 @@ def _make(options: argparse.Namespace) -> None:
 
 
 def _sketch_file(file: Path, options: argparse.Namespace) -> Sketch:
-    loader = loader_of(file.name)
-    if loader is None or not file.is_file():
-        raise ValueError(f"{file} is no file of json, jsonl, csv, tsv, parquet or txt")
-    texts = read_texts(Source(loader, (file,), RowFormat(options.text)))
+    texts = read_texts(single(file, options.text))
     return sketch(islice(texts, options.limit), options.n, options.num_perm, options.seed)
 
 

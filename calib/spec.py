@@ -215,6 +215,8 @@ class DatasetSpec(Strict):
         questions: the rows are questions and answers.
         url: the column that holds a page's address, where there is one.
         shards: use the first so many data files, in order of name; None = all.
+        streaming: read a hub repository over the network, without downloading its files.
+        max_rows: use the first so many rows of the data files, in order; None = all.
         max_documents: size limit of the pool.
         mixture: dataset names and their weights, by characters.
         generate: text written by the model.
@@ -232,6 +234,8 @@ class DatasetSpec(Strict):
     questions: QuestionSpec | None = None
     url: str = "url"
     shards: int | None = Field(None, ge=1)
+    streaming: bool = False
+    max_rows: int | None = Field(None, ge=1)
     max_documents: int = Field(200_000, ge=1)
     mixture: dict[str, float] | None = None
     generate: GenerateSpec | None = None
@@ -250,6 +254,8 @@ class DatasetSpec(Strict):
             raise ValueError("template and questions are for the rows of a `path`")
         if self.template is not None and self.questions is not None:
             raise ValueError("a dataset has a template or questions, not both")
+        if self.streaming and (self.path is None or self.path in LOADERS):
+            raise ValueError("streaming is for a `path` that is a hub id")
         if self.path in LOADERS and not self.data_files:
             raise ValueError(f"path: {self.path} needs data_files (names or globs of local files)")
         if self.mixture is not None and (

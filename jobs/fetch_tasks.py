@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from calib import sources
+from calib import datafiles
 from cluster.yamlfile import InputError
 from jobs.fetching import Fetcher
 from jobs.taskfiles import task_folder
@@ -78,5 +78,5 @@ def _fetch(fetcher: Fetcher, path: str, name: str | None, keywords: Mapping[str,
         parts = data_files.values() if isinstance(data_files, Mapping) else [data_files]
         patterns = [p for part in parts for p in ([part] if isinstance(part, str) else part)]
     card = fetcher.card(path)
-    names = sources.every_split(list(repository.files), card, name, patterns)
+    names = datafiles.every_split(list(repository.files), card, name, patterns)
     fetcher.download(repository, names)

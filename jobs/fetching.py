@@ -19,7 +19,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from calib import sources
+from calib import datafiles
 from calib.spec import DatasetSpec
 from cluster.yamlfile import InputError
 from jobs.files import sha256_of
@@ -47,8 +47,8 @@ class Wanted:
         """
         if self.spec is None:
             return models.wanted_files(names)
-        described = [n for n in ("README.md", *sources.NOT_DATA) if n in names]
-        return sorted({*described, *sources.select_files(self.spec, names, card)})
+        described = [n for n in ("README.md", *datafiles.NOT_DATA) if n in names]
+        return sorted({*described, *datafiles.select_files(self.spec, names, card)})
 
 
 class Fetcher:

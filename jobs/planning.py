@@ -17,7 +17,7 @@ from jobs.generate_checks import MOST_BYTES, generate_problems
 from jobs.grid import Grid, load_grid
 from jobs.gridnames import name_problems
 from jobs.inputs import Inputs, bos_problems, length_problems, look_up, width_problems
-from jobs.run import Plan
+from jobs.run import OtherName, Plan
 
 
 @dataclass
@@ -65,6 +65,7 @@ def plan_grid(path: Path, overrides: list[str], out: Path) -> Planned:
         raise file.error(problems)
     walk = grid.pruning.model_dump()
     keyed: dict[str, Cell] = {}
+    twins: dict[str, list[OtherName]] = {}
     for cell in cells:
         pool = None
         if cell.draw is not None:
@@ -72,8 +73,11 @@ def plan_grid(path: Path, overrides: list[str], out: Path) -> Planned:
         data = science(cell, inputs.models[cell.model].content, pool, grid.dtype, walk)
         if inputs.unresolved:
             data["names"] = cell.to_json()  # keeps cells apart whose identity is not known yet
-        keyed.setdefault(digest(data), cell)
-    plan = _plan(grid, path, inputs, keyed)
+        key = digest(data)
+        if keyed.setdefault(key, cell) != cell:
+            other = OtherName(model=cell.model, dataset=cell.draw.dataset if cell.draw else None)
+            twins.setdefault(key, []).append(other)
+    plan = _plan(grid, path, inputs, keyed, twins)
     return Planned(plan, grid, keyed, products, list(_equal_texts(grid, cells, inputs)))
 
 
@@ -89,12 +93,18 @@ def _equal_texts(grid: Grid, cells: list[Cell], inputs: Inputs) -> Iterator[str]
     for first, *others in names.values():
         if others:
             yield (
-                f"dataset {', '.join(others)} has the same text as {first}: they share cells, "
-                f"whose rows are under {first}"
+                f"dataset {', '.join(others)} has the same text as {first}: they share cells, each "
+                "with a row under every name"
             )
 
 
-def _plan(grid: Grid, path: Path, inputs: Inputs, cells: dict[str, Cell]) -> Plan:
+def _plan(
+    grid: Grid,
+    path: Path,
+    inputs: Inputs,
+    cells: dict[str, Cell],
+    twins: dict[str, list[OtherName]],
+) -> Plan:
     return Plan(
         name=grid.name,
         grid=path.read_text("utf-8"),
@@ -110,6 +120,7 @@ def _plan(grid: Grid, path: Path, inputs: Inputs, cells: dict[str, Cell]) -> Pla
         resources=grid.resources,
         inputs=inputs,
         cells={key: cell.to_json() for key, cell in cells.items()},
+        other_names=twins,
     )
 
 

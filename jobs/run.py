@@ -45,6 +45,15 @@ class Evaluation:
         return digest({"cell": cell, "kind": self.kind, **self.settings})
 
 
+class OtherName(BaseModel):
+    """What the grid calls a cell's model and dataset elsewhere, where two names are one content."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    dataset: str | None
+
+
 class Plan(BaseModel):
     """What a run is to do: the grid, looked up and expanded. Written by every launch."""
 
@@ -64,6 +73,7 @@ class Plan(BaseModel):
     resources: Resources
     inputs: Inputs
     cells: dict[str, dict[str, Any]]
+    other_names: dict[str, list[OtherName]] = {}
 
     def cell(self, key: str) -> Cell:
         """The cell of a key.

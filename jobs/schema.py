@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-VERSION = 2
+VERSION = 3
 """Raised with every change of a table; a database of another version is built anew."""
 
 # table -> (comment, {column: (type, comment)})
@@ -60,6 +60,15 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
             "record": ("VARCHAR", "the record's file, inside the run"),
             "log": ("VARCHAR", "the log's file, inside the run"),
             "provenance": ("JSON", "commit, package versions, host, GPU"),
+        },
+    ),
+    "other_names": (
+        "One row another name of a cell: of models or datasets that are one content",
+        {
+            "cell": ("VARCHAR", "cell"),
+            "number": ("INTEGER", "of the name, from 0"),
+            "model": ("VARCHAR", "what the grid calls the model there"),
+            "dataset": ("VARCHAR", "what the grid calls the dataset there"),
         },
     ),
     "evaluations": (
@@ -266,6 +275,7 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
 KEYS: dict[str, tuple[str, ...]] = {
     "runs": ("run",),
     "cells": ("cell",),
+    "other_names": ("cell", "number"),
     "evaluations": ("evaluation",),
     "metrics": ("evaluation", "task", "metric"),
     "similarity": ("cell", "measure"),
@@ -391,7 +401,7 @@ def create_views(tasks: Sequence[tuple[str, str]], texts: Sequence[tuple[str, st
     """
     figures = [("mean_accuracy", "acc"), *tasks]
     figures += [(perplexity_column(name, metric), metric) for name, metric in texts]
-    listed = " UNION ALL ".join(
+    listed = " UNION ".join(  # a cell of two names has its figures once
         f"SELECT cell, {i} AS number, {_quoted(name)} AS score, "
         f'{metric in LOWER_IS_BETTER} AS lower_is_better, "{name}" AS value FROM results'
         for i, (name, metric) in enumerate(figures)
@@ -408,7 +418,7 @@ def create_views(tasks: Sequence[tuple[str, str]], texts: Sequence[tuple[str, st
     known |= {name: f"{metric}, see metrics" for name, metric in figures[1:]}
     return [
         _create_results(tasks, texts),
-        "COMMENT ON VIEW results IS 'One row a cell of the latest grid'",
+        "COMMENT ON VIEW results IS 'One row a cell of the latest grid, and name of it'",
         *_comments("results", known),
         f"CREATE OR REPLACE VIEW scores AS {listed}",
         "COMMENT ON VIEW scores IS 'The figures of results, one row a cell and figure'",
@@ -461,11 +471,17 @@ WITH figures AS (
 qualities AS (
     SELECT calibration, sum(quality * tokens) / sum(tokens) AS quality
     FROM documents GROUP BY calibration
+),
+named AS (
+    SELECT * FROM cells
+    UNION ALL
+    SELECT c.* REPLACE (o.model AS model, o.dataset AS dataset)
+    FROM cells c JOIN other_names o USING (cell)
 )
 SELECT {", ".join("c." + column.strip() for column in RESULT_COLUMNS.split(","))},
     j.value AS similarity, j.stderr AS similarity_se, q.quality,
     {mean} AS mean_accuracy{shown}, c.gpu_seconds, c.replicate
-FROM cells c
+FROM named c
 JOIN figures s USING (cell)
 LEFT JOIN qualities q ON q.calibration = c.calibration
 LEFT JOIN similarity j ON j.cell = c.cell AND j.measure = 'jaccard'

@@ -25,8 +25,9 @@ from calib.minhash import Sketch
 from calib.pool import Pool
 from calib.quality import quality
 from calib.readers import read_rows
+from calib.samples import Split
 from calib.shingles import unit_hashes, word_hashes
-from calib.similarity import Split, Value
+from calib.similarity import Value
 from jobs.cells import Cell, Draw, digest
 from jobs.files import read_json, unique_suffix, write_json
 from jobs.pool_stage import build_control
@@ -34,7 +35,7 @@ from jobs.pool_stage import build_control
 if TYPE_CHECKING:
     from jobs.stages import Stages
 
-VERSION = 2
+VERSION = 3
 """Raised when a figure is computed otherwise than before."""
 
 Figures = dict[str, Value]

@@ -182,6 +182,11 @@ class Records:
                 for metric in e.metrics
             ),
             "similarity": self._similarity(),
+            "other_names": (
+                {"cell": key, "number": i, **vars(name)}
+                for key, names in self.plan.other_names.items()
+                for i, name in enumerate(names)
+            ),
             "stages": self._stages(),
             "failures": map(vars, self.failures),
         }

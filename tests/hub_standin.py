@@ -20,6 +20,9 @@ LFS_BYTES = 1000
 """Files from this size on are kept apart from git, as the hub does with large ones."""
 
 
+SENT_TOGETHER = 2**14
+
+
 @dataclass
 class Repo:
     """One repository: its commits, newest last, each a full set of files."""
@@ -34,6 +37,7 @@ class StandIn:
 
     Attributes:
         requests: method and path of every request. ranges: file and first byte of every transfer.
+        sent: bytes of file content that went out, about.
         damaged: names of files that arrive with other content.
         breaks: by path, after how many bytes each next transfer is cut off.
         token: that opens gated repositories.
@@ -43,11 +47,13 @@ class StandIn:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.requests: list[tuple[str, str]] = []
         self.ranges: list[tuple[str, int]] = []
+        self.sent = 0
         self.breaks: dict[str, list[int]] = {}
         self.damaged: set[str] = set()
         self.token = "hf_stand_in"
         handler = type("Handler", (_Handler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.server.handle_error = lambda *_: None  # type: ignore[method-assign]  # readers leave
         self.address = f"http://127.0.0.1:{self.server.server_port}"
 
     def __enter__(self) -> StandIn:
@@ -151,16 +157,17 @@ class _Handler(BaseHTTPRequestHandler):
         return entry
 
     def _file(self, commit: str, name: str, content: bytes, body: bool) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         start = int(asked[1]) if asked else 0
+        stop = int(asked[2]) + 1 if asked and asked[2] else len(content)
         large = len(content) >= LFS_BYTES
         etag = hashlib.sha256(content).hexdigest() if large else blob_id(content)
         self.send_response(206 if asked else 200)
         self.send_header("X-Repo-Commit", commit)
         self.send_header("ETag", f'"{etag}"')
-        self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("Content-Length", str(stop - start))
         if asked:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
         self.end_headers()
         if not body:
             return
@@ -169,11 +176,21 @@ class _Handler(BaseHTTPRequestHandler):
             content = bytes(len(content))
         cuts = self.hub.breaks.get(name)
         if cuts:
-            self.wfile.write(content[start : start + cuts.pop(0)])
+            self._send(content[start:stop][: cuts.pop(0)])
             self.close_connection = True
             self.connection.close()
         else:
-            self.wfile.write(content[start:])
+            self._send(content[start:stop])
+
+    def _send(self, content: bytes) -> None:
+        for i in range(0, len(content), SENT_TOGETHER):
+            part = content[i : i + SENT_TOGETHER]
+            try:
+                self.wfile.write(part)
+            except ConnectionError:  # the reader has had enough
+                self.close_connection = True
+                return
+            self.hub.sent += len(part)
 
     def _json(self, status: int, data: Any) -> None:
         body = json.dumps(data).encode()

@@ -6,12 +6,16 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 from prune.model.manifest import Manifest
+
+if TYPE_CHECKING:
+    from httpx import Response
 
 Kind = Literal["model", "dataset"]
 
@@ -139,7 +143,7 @@ def listing(name: str, kind: Kind, mirror: Path | None, folder: Path) -> list[st
         entry = Manifest.read(mirror).repository(kind, repo)
         return None if entry is None else entry.listing
     path = _listing_path(repo, kind, folder.name)
-    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+    return list(json.loads(path.read_text("utf-8"))) if path.is_file() else None
 
 
 def _listing_path(repo: str, kind: Kind, commit: str) -> Path:
@@ -193,18 +197,33 @@ def fetch(repository: Repository, revision: str | None, names: Sequence[str]) ->
     """
     from huggingface_hub import snapshot_download
 
-    folder = snapshot_download(
-        repository.repo,
-        repo_type=repository.kind,
-        revision=revision,
-        allow_patterns=[re.sub(r"([*?[])", r"[\1]", name) for name in names],
+    folder = Path(
+        snapshot_download(
+            repository.repo,
+            repo_type=repository.kind,
+            revision=revision,
+            allow_patterns=[re.sub(r"([*?[])", r"[\1]", name) for name in names],
+        )
     )
-    path = _listing_path(repository.repo, repository.kind, Path(folder).name)
+    folder.mkdir(parents=True, exist_ok=True)  # which it leaves out where there is no file
+    path = _listing_path(repository.repo, repository.kind, folder.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(sorted(repository.files)), "utf-8")
+    files = {name: asdict(file) for name, file in sorted(repository.files.items())}
+    partial.write_text(json.dumps(files), "utf-8")
     partial.replace(path)
-    return Path(folder)
+    return folder
+
+
+def remembered(name: str, kind: Kind) -> Repository | None:
+    """A repository as it was when some of it was fetched to the hub cache; None = never."""
+    repo, revision = split_revision(name)
+    folder = _cached(repo, kind, revision or DEFAULT_REVISION)
+    path = None if folder is None else _listing_path(repo, kind, folder.name)
+    if folder is None or path is None or not path.is_file():
+        return None
+    files = {n: RemoteFile(**entry) for n, entry in json.loads(path.read_text("utf-8")).items()}
+    return Repository(repo, kind, folder.name, files)
 
 
 def download(
@@ -235,7 +254,7 @@ def download(
             if before < remote.size:
                 _receive(repository, name, file, progress)
         except Exception as error:
-            if _is_refusal(error):
+            if is_refusal(error):
                 raise
             cause = " ".join(f"{type(error).__name__}: {error}".split())
         received = file.tell()
@@ -259,17 +278,7 @@ def _receive(
     repository: Repository, name: str, file: IO[bytes], progress: Callable[[int], None]
 ) -> None:
     """Append to `file` what it lacks; from its beginning where the server knows no ranges."""
-    from huggingface_hub.file_download import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
-
-    url = hf_hub_url(repository.repo, name, repo_type=repository.kind, revision=repository.commit)
-    headers = build_hf_headers() | {"Accept-Encoding": "identity"}
-    if file.tell():
-        headers["Range"] = f"bytes={file.tell()}-"
-    with get_session().stream(
-        "GET", url, headers=headers, follow_redirects=True, timeout=STALL_SECONDS
-    ) as response:
-        hf_raise_for_status(response)
+    with request(repository, name, file.tell()) as response:
         if response.status_code != 206:
             file.truncate(0)
         for chunk in response.iter_bytes():
@@ -277,7 +286,30 @@ def _receive(
             progress(file.tell())
 
 
-def _is_refusal(error: Exception) -> bool:
+@contextmanager
+def request(
+    repository: Repository, name: str, start: int, stop: int | None = None
+) -> Iterator[Response]:
+    """The hub's answer with a file's bytes from `start` to `stop`, if the server knows ranges.
+
+    Raises:
+        huggingface_hub.errors.HfHubHTTPError: the hub refused.
+    """
+    from huggingface_hub.file_download import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    url = hf_hub_url(repository.repo, name, repo_type=repository.kind, revision=repository.commit)
+    headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+    if start or stop is not None:
+        headers["Range"] = f"bytes={start}-" + ("" if stop is None else str(stop - 1))
+    with get_session().stream(
+        "GET", url, headers=headers, follow_redirects=True, timeout=STALL_SECONDS
+    ) as response:
+        hf_raise_for_status(response)
+        yield response
+
+
+def is_refusal(error: Exception) -> bool:
     """Did the hub answer, with a no? Else something broke on the way."""
     from huggingface_hub.errors import HfHubHTTPError
 

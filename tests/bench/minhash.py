@@ -24,9 +24,8 @@ from datasketch import MinHash
 
 from calib.minhash import as_datasketch, signatures
 from calib.readers import read_texts
-from calib.rows import RowFormat
 from calib.shingles import gram_hash, gram_hashes, word_hash, word_hashes, words
-from calib.sources import Source, loader_of
+from calib.sources import single
 
 N, PERMUTATIONS = 3, 128
 
@@ -150,7 +149,7 @@ def main() -> None:
     options = parser.parse_args()
     texts = made_texts()
     if options.file:
-        texts = [t for file in options.file for t in read_texts(_source(file))]
+        texts = [t for file in options.file for t in read_texts(single(file))]
     check(texts[:20])
     grams = int(gram_hashes(*word_hashes(texts), N)[1].sum())
     print(f"{len(texts):,} texts, {grams:,} shingles of {N} words, {PERMUTATIONS} permutations")
@@ -165,12 +164,6 @@ def main() -> None:
         f"{best[1] / own[1]:.2f} signing; beside its best signing alone, ours from raw text: "
         f"{best[1] / own[0]:.2f}"
     )
-
-
-def _source(file: Path) -> Source:
-    loader = loader_of(file.name)
-    assert loader is not None, f"{file}: json, jsonl, csv, parquet or txt"
-    return Source(loader, (file,), RowFormat())
 
 
 if __name__ == "__main__":

@@ -7,14 +7,14 @@ import random
 import re
 import statistics
 from collections.abc import Sequence
-from statistics import fmean
 
 import numpy as np
 import pytest
 
 from calib.pool import Pool
+from calib.samples import READ_AT_ONCE, sides
 from calib.shingles import unit_hashes, word_hashes, words
-from calib.similarity import READ_AT_ONCE, compare, exact, minhash, sides
+from calib.similarity import compare, exact, minhash
 
 MANY = 10**9
 
@@ -174,24 +174,74 @@ def test_the_standard_error_is_the_spread_of_replicate_samples(documents: int) -
     assert 0.75 < claimed / spread < 1.75
 
 
-def test_replicates_are_disjoint_samples_of_the_same_size() -> None:
-    """Every document has words of its own: what replicates share with each other is nothing."""
+def leave_one_out(samples: list[tuple[list[str], list[str]]]) -> float:
+    """The jackknife of Jaccard over disjoint samples, by sets that are made anew each time."""
+
+    def jaccard(one: list[str], other: list[str]) -> float:
+        a, b = grams(one, 3), grams(other, 3)
+        return len(a & b) / len(a | b)
+
+    variance = 0.0
+    for side in (0, 1):
+        losses, lengths = [], []
+        for pair in samples:
+            whole = jaccard(*pair)
+            for i, left_out in enumerate(pair[side]):
+                rest = [*pair[side][:i], *pair[side][i + 1 :]]
+                losses.append(
+                    whole - (jaccard(rest, pair[1]) if side == 0 else jaccard(pair[0], rest))
+                )
+                lengths.append(len(words(left_out)))
+        rate, total, count = sum(losses) / sum(lengths), sum(lengths), len(lengths)
+        for loss, length in zip(losses, lengths, strict=True):
+            other = (loss - rate * length) / (1 - length / total)
+            variance += other**2 * (1 - 1 / count) / len(samples)
+    return math.sqrt(variance)
+
+
+def test_the_standard_error_leaves_out_each_document_of_disjoint_samples() -> None:
     asked: list[str] = []
 
     def split(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         asked.extend(texts)
         return word_hashes(texts)
 
-    pools = [corpus(name, 330, vocabulary=10) for name in "ab"]
-    comparison = compare(*pools, 3, 60 * 60, split)
-    assert len(comparison.replicates) == 330 // 60 - 1
-    assert len(asked) == len(set(asked)) == 660
-    plain = []
-    for i in range(5):
-        a, b = (grams(list(pool.texts[60 * i : 60 * (i + 1)]), 3) for pool in pools)
-        plain.append(len(a & b) / len(a | b))
-    assert [comparison.jaccard, *(j for j, _ in comparison.replicates)] == plain
-    assert exact(comparison)["jaccard"].stderr >= statistics.stdev(plain) * plain[0] / fmean(plain)
+    pools = [corpus(name, 130, vocabulary=10) for name in "ab"]
+    comparison = compare(*pools, 3, 60 * 40, split)
+    assert len(comparison.replicates) == 130 // 40 - 1
+    assert len(asked) == len(set(asked)) == 260
+    parts = [[list(p.texts[40 * i : 40 * (i + 1)]) for p in pools] for i in range(3)]
+    plain = leave_one_out([(a, b) for a, b in parts])
+    assert exact(comparison)["jaccard"].stderr == pytest.approx(plain, rel=1e-9)
+
+
+def test_a_long_document_does_not_explain_itself_away() -> None:
+    """One document of another kind that is four fifths of its side: what it would be without it."""
+    small = [text(f"a{i}", 40, 12) for i in range(10)]
+    one = Pool.of([*small, text("long", 1600, 10**6)], MANY)
+    other = Pool.of([text(f"b{i}", 200, 12) for i in range(10)], MANY)
+    found = exact(compare(one, other, 3, MANY))["jaccard"]
+    without = exact(compare(Pool.of([t * 5 for t in small], MANY), other, 3, MANY))["jaccard"]
+    assert abs(found.value - without.value) < 3 * found.stderr
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.6])
+def test_planted_overlaps_are_within_three_standard_errors(share: float) -> None:
+    """Documents of words of their own, of which a known share are in both, in other clothes."""
+    kept, within = round(100 * share), 0
+    for turn in range(25):
+        names = random.Random(f"{share} {turn}")
+        lengths = [names.choice([10, 30, 200]) for _ in range(100)]
+        lengths += lengths[kept:]
+        texts = [" ".join(f"{turn}x{i}x{k}" for k in range(n)) for i, n in enumerate(lengths)]
+        one = Pool.of(texts[:100], MANY)
+        other = Pool.of([*(f"«{t}»" for t in texts[:kept]), *texts[100:]], MANY)
+        sizes = [n - 2 for n in lengths]
+        true = sum(sizes[:kept]) / sum(sizes)
+        comparison = compare(one, other, 3, MANY)
+        found = minhash(comparison, 512, seed=turn)
+        within += abs(found.value - true) <= 3 * found.stderr
+    assert within == 25
 
 
 def test_one_document_a_side_has_no_standard_error() -> None:

@@ -14,8 +14,9 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
+from calib.datafiles import every_split
 from calib.readers import read_rows, read_texts
-from calib.sources import every_split, locate
+from calib.sources import locate
 from calib.spec import DatasetSpec
 
 TEXTS = ["first text", "second\u2028text, of one line", 'third "text"\nof two lines']

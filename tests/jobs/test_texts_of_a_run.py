@@ -149,6 +149,24 @@ def test_two_names_of_one_text_are_told(
     )
     assert launch.main([str(grid), "--out", str(tmp_path), *dry]) == 0
     assert "note: dataset twin has the same text as farm" in capsys.readouterr().out
+    if dry:
+        return
+    columns = "cell, pruner, status, ppl_farm, similarity"
+    one, other = (
+        query(
+            tmp_path / "tiny",
+            f"SELECT {columns} FROM results WHERE dataset = '{name}' ORDER BY ALL",
+        )
+        for name in ("farm", "twin")
+    )
+    assert one == other
+    assert one
+    scores = query(
+        tmp_path / "tiny",
+        "SELECT count(*), count(DISTINCT (dataset, cell)) FROM results JOIN scores USING (cell) "
+        "WHERE score = 'ppl_farm' AND dataset NOT NULL",
+    )
+    assert scores == [(2 * len(one), 2 * len(one))]
 
 
 # -- planted overlaps
