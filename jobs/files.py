@@ -52,6 +52,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def combined(hashes: Iterable[str]) -> str:
+    """One hash of several, whatever their order."""
+    return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
+
+
 class Fingerprints:
     """SHA-256 of files, hashed once and remembered by path, size and time of change."""
 
@@ -79,7 +84,7 @@ class Fingerprints:
 
     def of_all(self, paths: Iterable[Path]) -> str:
         """One hash of several files' contents, whatever their names and order."""
-        return hashlib.sha256("".join(sorted(map(self.of, paths))).encode()).hexdigest()
+        return combined(map(self.of, paths))
 
     def save(self) -> None:
         """Remember what was hashed; of two processes that save at once, one is forgotten."""

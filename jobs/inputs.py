@@ -16,14 +16,16 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from calib import sources
+from calib.readers import read_pool
 from calib.selectors import SELECTORS
 from calib.spec import LOADERS, DatasetSpec, GenerateSpec, Strict
 from cluster.container import outermost
 from cluster.yamlfile import Place, Problem
 from jobs import modelfiles
 from jobs.cells import Cell, digest
+from jobs.claims import build_once
 from jobs.demo.text import find as find_demo
-from jobs.files import Fingerprints, read_json
+from jobs.files import Fingerprints, combined, read_json
 from jobs.grid import Grid
 from jobs.mirror import check
 from jobs.task_inputs import TaskInput, find_task
@@ -175,6 +177,28 @@ class Inputs(BaseModel):
         return digest(settings | {"max_tokens": spec.max_tokens or seqlen})
 
 
+def pool_identity(spec: DatasetSpec, source: sources.Source, content: str) -> str:
+    """The identity of the pool of a dataset that has files.
+
+    Args:
+        spec: the dataset. source: its files. content: one hash of all their contents.
+    """
+    identity: dict[str, Any] = {
+        "files": content,
+        "loader": source.loader,
+        "column": source.rows.column,
+        "max_documents": spec.max_documents,
+        "version": 1,
+    }
+    if source.rows.templates:
+        identity["templates"] = source.rows.templates
+    if spec.questions is not None:
+        identity["examples"] = spec.questions.examples
+    if source.most is not None:
+        identity["max_rows"] = source.most
+    return digest(identity)
+
+
 MOST_FILES = 32
 """Files of one folder that are named one by one in the command line of a container."""
 
@@ -201,7 +225,7 @@ def look_up(grid: Grid, base: Path, out: Path) -> Inputs:
         manifest = Manifest() if mirror is None else Manifest.read(mirror)
     except ValueError as error:
         return Inputs(problems=[Problem(("mirror",), str(error))])
-    finder = _Finder(base, inputs, fingerprints, manifest)
+    finder = _Finder(base, inputs, fingerprints, manifest, out / "artefacts" / "pools")
     for i, name in enumerate(grid.model):
         place: Place = ("model", i) if len(grid.model) > 1 else ("model",)
         inputs.models[name] = finder.model(name, place)
@@ -230,6 +254,7 @@ class _Finder:
     inputs: Inputs
     fingerprints: Fingerprints
     manifest: Manifest
+    pools: Path
 
     def model(self, name: str, place: Place) -> ModelInput:
         """A model folder, its content hashed."""
@@ -274,25 +299,25 @@ class _Finder:
         try:
             source = sources.locate(spec, self.base, self.inputs.mirror, self.inputs.demo)
         except hub.NotFetchedError:
-            self.inputs.unresolved.append(f"dataset {spec.path}")
-            return DatasetInput(spec=spec)
+            kept = self.streamed(spec)
+            if kept is None:
+                self.inputs.unresolved.append(f"dataset {spec.path}")
+            return DatasetInput(spec=spec, identity=kept)
         except FileNotFoundError as error:
             self.inputs.problems.append(Problem(place, f"{name}: {error}"))
             return DatasetInput(spec=spec)
         if spec.path not in LOADERS and hub.is_hub_id(spec.path, self.base):
             self.verify("dataset", spec.path, source.files, place)
-        identity: dict[str, Any] = {
-            "files": self.fingerprints.of_all(source.files),
-            "loader": source.loader,
-            "column": source.rows.column,
-            "max_documents": spec.max_documents,
-            "version": 1,
-        }
-        if source.rows.templates:
-            identity["templates"] = source.rows.templates
-        if spec.questions is not None:
-            identity["examples"] = spec.questions.examples
-        return DatasetInput(spec=spec, source=source, identity=digest(identity))
+        identity = pool_identity(spec, source, self.fingerprints.of_all(source.files))
+        return DatasetInput(spec=spec, source=source, identity=identity)
+
+    def streamed(self, spec: DatasetSpec) -> str | None:
+        """The identity of a pool that was streamed from the hub; None where it is not kept here."""
+        found = sources.streamed(spec) if spec.streaming else None
+        if found is None:
+            return None
+        identity = pool_identity(spec, found.source, combined(found.hashes))
+        return identity if (self.pools / identity).is_dir() else None
 
     def verify(self, kind: hub.Kind, name: str, files: Sequence[Path] | None, place: Place) -> None:
         """Note what a mirror's manifest says against files of it; None = all that were fetched."""
@@ -356,7 +381,7 @@ def uses_demo(grid: Grid) -> bool:
     )
 
 
-def fetch_missing(grid: Grid, inputs: Inputs, say: Callable[[str], None]) -> None:
+def fetch_missing(grid: Grid, inputs: Inputs, pools: Path, say: Callable[[str], None]) -> None:
     """Download the models and datasets that are not on this machine to the hub cache."""
     for name, model in inputs.models.items():
         if model.folder is None:
@@ -370,9 +395,12 @@ def fetch_missing(grid: Grid, inputs: Inputs, say: Callable[[str], None]) -> Non
                 )
             hub.fetch(repository, hub.split_revision(name)[1], wanted)
     for entry in [*inputs.datasets.values(), *inputs.texts.values()]:
-        if entry.spec.path is not None and entry.source is None:
-            say(f"fetching dataset {entry.spec.path}")
+        if entry.spec.path is not None and entry.identity is None:
+            say(f"{'streaming' if entry.spec.streaming else 'fetching'} dataset {entry.spec.path}")
             sources.fetch(entry.spec)
+            found = sources.streamed(entry.spec) if entry.spec.streaming else None
+            if found is not None:
+                _keep_pool(entry.spec, found, pools)
     for name in sorted({n for task in inputs.tasks.values() for n in task.missing}):
         say(f"fetching dataset {name}")
         repository = hub.resolve(name, "dataset")
@@ -453,3 +481,9 @@ def _matrix_widths(folder: Path, skip: Iterable[str]) -> dict[str, int]:
             if inside and len(entry["shape"]) == 2:
                 widths[inside[1]] = entry["shape"][inputs]
     return {n: w for n, w in widths.items() if not any(fnmatch(n, s) for s in skip)}
+
+
+def _keep_pool(spec: DatasetSpec, found: sources.Streamed, pools: Path) -> None:
+    """Make the pool of a streamed dataset, as a job would make it of downloaded files."""
+    identity = pool_identity(spec, found.source, combined(found.hashes))
+    build_once(pools / identity, lambda f: read_pool(found.source, spec, found.open).save(f))

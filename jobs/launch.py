@@ -112,7 +112,8 @@ def _prepare(planned: Planned, options: argparse.Namespace, console: Console) ->
         planned = plan_grid(options.grid, options.set, options.out)
     if planned.unresolved:
         try:
-            fetch_missing(planned.grid, planned.plan.inputs, console.print)
+            pools = options.out / "artefacts" / "pools"
+            fetch_missing(planned.grid, planned.plan.inputs, pools, console.print)
         except Exception as error:  # whatever the hub or the network said, the user must know
             cause = " ".join(f"{type(error).__name__}: {error}".split())
             names = ", ".join(sorted(set(planned.unresolved)))

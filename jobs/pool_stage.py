@@ -37,7 +37,8 @@ def build_pool(stages: Stages, dataset: str, model: str, seqlen: int, folder: Pa
     elif spec.select is not None:
         _select(stages, spec, model, seqlen).save(folder)
     else:
-        assert entry.source is not None
+        if entry.source is None:  # a stream's pool, purged since the run was planned
+            raise FileNotFoundError(f"the text of {dataset} is not kept any more; launch again")
         read_pool(entry.source, spec).save(folder)
 
 

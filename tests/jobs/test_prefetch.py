@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from calib.pool import Pool
 from jobs import launch, prefetch
 from jobs.planning import plan_grid
 from tests.conftest import sentences
@@ -435,3 +436,62 @@ def test_evaluation_sets_are_fetched_as_the_tasks_load_them(
     assert len(stocked.requests) == asked
     with duckdb.connect(str(tmp_path / "runs/fetched/results.duckdb"), read_only=True) as database:
         assert database.sql("SELECT count(sciq), count(mine) FROM results").fetchall() == [(2, 2)]
+
+
+# -- streaming
+
+
+def plain_pool(out: Path) -> tuple[str, list[str]]:
+    """Identity and ids of the only pool of an output folder."""
+    (folder,) = (out / "artefacts" / "pools").iterdir()
+    return folder.name, list(Pool.load(folder).ids)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("most", ["null", "25"])
+def test_a_streamed_dataset_draws_what_the_downloaded_one_draws(
+    stocked: StandIn, grid: Callable[..., Path], tmp_path: Path, most: str
+) -> None:
+    stocked.breaks = {"data/train-00001-of-00003.jsonl": [700]}
+    keys = ("streaming: true, ", "")
+    found = []
+    for key in keys:
+        path = grid(shards=3)
+        text = path.read_text().replace("shards: 3", f"shards: 3, {key}max_rows: {most}")
+        path.write_text(text)
+        out = tmp_path / (key.strip(", ") or "downloaded").replace(": ", "-")
+        stocked.requests.clear()
+        assert launch.main([str(path), "--out", str(out), "--cluster", "local"]) == 0
+        (drawn,) = (out / "fetched" / "calibration").iterdir()
+        found.append((plain_pool(out), drawn.name, (drawn / "ids.safetensors").read_bytes()))
+        cached = [*(tmp_path / "hf").rglob("*.jsonl")]
+        assert bool(cached) is not bool(key)
+        if key:
+            wanted = 3 if most == "null" else 2
+            assert len({n for n in stocked.fetched() if n.endswith(".jsonl")}) == wanted
+            stocked.requests.clear()
+            assert launch.main([str(path), "--out", str(out), "--cluster", "local"]) == 0
+            assert stocked.requests == []  # the pool is kept: no network is needed any more
+    assert found[0] == found[1]
+    path.write_text(path.read_text().replace("shards: 3", "shards: 3, streaming: true"))
+    assert fetch(path) == 0  # and from the mirror
+    mirror = f"mirror={json.dumps(str(tmp_path / 'mirror'))}"
+    out = tmp_path / "mirrored"
+    assert launch.main([str(path), "--out", str(out), "--set", mirror, "--cluster", "local"]) == 0
+    assert plain_pool(out) == found[0][0]
+
+
+def test_a_stream_that_the_hub_refuses_is_told(
+    stocked: StandIn, grid: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = grid()
+    path.write_text(path.read_text().replace("shards: 2", "streaming: true, name: nothing"))
+    assert launch.main([str(path), "--out", str(tmp_path / "runs"), "--cluster", "local"]) == 2
+    assert "has no data files for configuration 'nothing'" in capsys.readouterr().err
+
+
+def test_streaming_is_for_the_hub(grid: Callable[..., Path], capsys: Any) -> None:
+    path = grid()
+    path.write_text(path.read_text().replace("path: owner/farm", "streaming: true, path: json"))
+    assert launch.main([str(path), "--dry-run"]) == 2
+    assert "streaming is for a `path` that is a hub id" in capsys.readouterr().err
