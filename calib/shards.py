@@ -28,8 +28,7 @@ def estimate(corpora: Corpora) -> similarity.Value:
     The standard error holds the sketch's own, and that of the documents: the error of the part
     whose sets were held, scaled to the whole by the square root of the sizes.
     """
-    sides = zip((corpora.candidate, corpora.reference), corpora.sides(None), strict=True)
-    both = [_Side(corpora, name, *side) for name, side in zip("ab", sides, strict=True)]
+    both = sides(corpora)
     units = min(corpora.units, *(side.units for side in both))
     one, other = (side.first(units) for side in both)
     jaccard = one.jaccard(other)
@@ -38,37 +37,71 @@ def estimate(corpora: Corpora) -> similarity.Value:
     return similarity.estimated(jaccard, corpora.permutations, of_samples, units)
 
 
-class _Side:
-    """One corpus, as the sketches of its shards."""
+def sides(corpora: Corpora) -> list[Side]:
+    """Both corpora, without the documents that are on the other side."""
+    pools = zip((corpora.candidate, corpora.reference), corpora.sides(None), strict=True)
+    return [Side(corpora, name, *pool) for name, pool in zip("ab", pools, strict=True)]
+
+
+class Side:
+    """One of two corpora, as the sketches of its shards.
+
+    Attributes:
+        shards: the documents of each.
+    """
 
     def __init__(self, corpora: Corpora, name: str, pool: Pool, indices: Sequence[int]) -> None:
         self._corpora, self._name, self._pool = corpora, name, pool
-        self._shards = [
+        self.shards = [
             indices[i : i + SHARD_DOCUMENTS] for i in range(0, len(indices), SHARD_DOCUMENTS)
         ]
-        self._sketches: list[Sketch] = []
-        while self.units < corpora.units and len(self._sketches) < len(self._shards):
-            self._sketches.append(self._sketch(len(self._sketches), None))
+
+    def name(self, shard: int, most: int | None = None) -> str:
+        """What the sketch of a shard is kept as."""
+        return f"{self._name} {shard}" + ("" if most is None else f" {most}")
+
+    def make(self, shard: int, most: int | None = None) -> Sketch:
+        """The sketch of a shard, or of its first `most` units."""
+        given = self._corpora
+        texts = (self._pool.texts[i] for i in self.shards[shard])
+        return sketch(texts, given.n, given.permutations, given.seed, given.split, most)
+
+    def missing(self, known: Callable[[str], Sketch | None]) -> list[int]:
+        """The shards that are still to be sketched, until there are units enough.
+
+        Args:
+            known: gives the sketch of a name, None where it is not made yet.
+        """
+        units, found = 0, []
+        for shard in range(len(self.shards)):
+            if units >= self._corpora.units:
+                break
+            part = known(self.name(shard))
+            if part is None:
+                found.append(shard)
+            else:
+                units += part.units
+        return found
 
     @property
     def units(self) -> int:
-        """Units of the shards that were sketched."""
-        return sum(part.units for part in self._sketches)
-
-    def _sketch(self, shard: int, most: int | None) -> Sketch:
-        given = self._corpora
-        name = f"{self._name} {shard}" + ("" if most is None else f" {most}")
-        texts = (self._pool.texts[i] for i in self._shards[shard])
-        return given.keep(
-            name, lambda: sketch(texts, given.n, given.permutations, given.seed, given.split, most)
-        )
+        """Units of the shards that are needed, or of all there are."""
+        return sum(part.units for part in self._needed(self._corpora.units))
 
     def first(self, units: int) -> Sketch:
         """The sketch of the first `units` units."""
+        *whole, last = self._needed(units)
+        left = units - sum(part.units for part in whole)
+        if left < last.units:
+            last = self._kept(len(whole), left)
+        return reduce(Sketch.__or__, [*whole, last])
+
+    def _needed(self, units: int) -> list[Sketch]:
+        """The sketches of the first shards, until they hold so many units."""
         parts: list[Sketch] = []
-        for shard, part in enumerate(self._sketches):
-            left = units - sum(p.units for p in parts)
-            if not left:
-                break
-            parts.append(part if part.units <= left else self._sketch(shard, left))
-        return reduce(Sketch.__or__, parts)
+        while sum(part.units for part in parts) < units and len(parts) < len(self.shards):
+            parts.append(self._kept(len(parts), None))
+        return parts
+
+    def _kept(self, shard: int, most: int | None) -> Sketch:
+        return self._corpora.keep(self.name(shard, most), lambda: self.make(shard, most))

@@ -193,15 +193,21 @@ def build_once(
         build: writes the contents into the folder it is given.
         waiting: called about once a second while another process builds it.
     """
-    while not path.is_dir():
-        claim = take(path.parent.parent / "claims" / f"{path.parent.name}-{path.name}")
-        if claim is None:
-            waiting()
-            time.sleep(1.0)
-            continue
-        with claim:
-            if path.is_dir():
-                break
+    while not attempt(path, build):
+        waiting()
+        time.sleep(1.0)
+    return path
+
+
+def attempt(path: Path, build: Callable[[Path], None]) -> bool:
+    """Build the folder `path` unless another process does; says whether it is there now."""
+    if path.is_dir():
+        return True
+    claim = take(path.parent.parent / "claims" / f"{path.parent.name}-{path.name}")
+    if claim is None:
+        return False
+    with claim:
+        if not path.is_dir():
             partial = path.with_name(f".{path.name}{unique_suffix()}")
             partial.mkdir(parents=True)
             try:
@@ -210,7 +216,7 @@ def build_once(
             finally:
                 if partial.is_dir():
                     _remove_folder(partial)
-    return path
+    return True
 
 
 def _remove_folder(folder: Path) -> None:

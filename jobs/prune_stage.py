@@ -14,12 +14,13 @@ from transformers import PreTrainedModel
 from calib.draw import CalibrationSet
 from jobs.cells import Cell
 from jobs.claims import build_once
+from jobs.dataset_stage import describe_datasets
 from jobs.describe import describe
 from jobs.files import finite
 from jobs.heartbeat import Heartbeat
 from jobs.provenance import provenance
 from jobs.records import write_record
-from jobs.similarity_stage import Figures, cell_figures, describe_datasets
+from jobs.similarity_stage import Figures, cell_figures
 from jobs.stages import Stages
 from prune.loop import PruneReport, PruningOptions, prune_model
 from prune.model.blocks import decoder_blocks, prunable_linears

@@ -7,13 +7,19 @@ They only save time: a cell computes by itself whatever is missing when it comes
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from calib.shards import SHARD_DOCUMENTS
+from calib.similarity import EXACT_UNITS
 from jobs.cells import Cell, digest
 from jobs.run import Plan, RunFolder
+
+MOST_JOBS = 64
+"""Jobs that sketch one corpus together."""
 
 LARGE_BYTES = 50_000_000
 """Text of this size takes so long to read and compare that it is worth a process of its own."""
@@ -47,8 +53,19 @@ class Shared:
         """A folder that is there once all is built."""
         return run.artefacts / "shared" / self.key(plan)
 
+    def jobs(self, plan: Plan) -> int:
+        """How many jobs build it together: of a corpus that is sketched, one a shard."""
+        reference = plan.reference[self.model]
+        if reference is None or plan.similarity.tokens <= EXACT_UNITS:
+            return 1
+        specs = [plan.inputs.datasets[name].spec for name in (self.dataset, reference)]
+        documents = sum(spec.max_documents for spec in specs)
+        return min(MOST_JOBS, -(-documents // SHARD_DOCUMENTS))
+
     def is_heavy(self, plan: Plan) -> bool:
         """Does it take so long that others should do something else meanwhile?"""
+        if self.jobs(plan) > 1:
+            return True
         names, size = [self.dataset], 0
         for name in names:
             entry = plan.inputs.datasets[name]
@@ -98,10 +115,11 @@ def build(run: RunFolder, plan: Plan, part: Shared) -> None:
     from jobs.similarity_stage import pool_figures
     from jobs.stages import Stages, free_memory
 
-    beat = Heartbeat(run.heartbeat(f"shared-{part.dataset}"), f"text of {part.dataset}")
+    name = f"shared-{part.dataset}-{os.getpid()}"
+    beat = Heartbeat(run.heartbeat(name), f"text of {part.dataset}")
+    stages = Stages(run, plan, beat)
 
     def make(_: Path) -> None:
-        stages = Stages(run, plan, beat)
         for sampler in part.samplers:
             separator = SEPARATOR if sampler == "stream" else ""
             stages.tokens(part.dataset, part.model, part.seqlen, separator)
@@ -110,6 +128,8 @@ def build(run: RunFolder, plan: Plan, part: Shared) -> None:
 
     print(f"text of {part.dataset} for {part.model}", flush=True)
     try:
+        if part.jobs(plan) > 1:  # together, before one of them puts the rest on top
+            pool_figures(stages, part.dataset, part.model, part.seqlen)
         build_once(part.done(run, plan), make)
     finally:
         beat.remove()

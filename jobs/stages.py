@@ -19,10 +19,10 @@ from calib.pool import SEPARATOR, Pool, Tokens
 from jobs import generate_stage
 from jobs.cells import Draw, calibration_science, digest
 from jobs.claims import build_once
+from jobs.dataset_stage import document_figures
 from jobs.files import read_json
 from jobs.pool_stage import build_pool
 from jobs.run import Plan, RunFolder
-from jobs.similarity_stage import document_figures
 from prune.model.load import load_model, load_tokenizer
 
 

@@ -29,9 +29,16 @@ def jobs_for(
     shared = _shared(run, plan, cells.values(), every=slots is None)
     running = {key for job in live if job.command[1] == "jobs.share" for key in job.command[3:]}
     first = [
-        _job(run, plan, f"shared-{key}", ("jobs.share", key), plan.resources.mem_gb)
-        for key in shared
+        _job(
+            run,
+            plan,
+            f"shared-{key}" + (f"-{i}" if i else ""),
+            ("jobs.share", key),
+            plan.resources.mem_gb,
+        )
+        for key, part in shared.items()
         if key not in running
+        for i in range(part.jobs(plan))
     ]
     groups: dict[tuple[str, int, tuple[str, ...]], list[str]] = {}
     for key, cell in cells.items():
