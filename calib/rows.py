@@ -75,8 +75,8 @@ class RowFormat:
             return ""
         if not isinstance(text, str):
             raise ValueError(
-                f"column {self.column!r} of row {number} is no text but a {type(text).__name__} "
-                "(set `text:` to the column that holds the text)"
+                f"column {self.column!r} of row {number + 1} is no text but a "
+                f"{type(text).__name__} (set `text:` to the column that holds the text)"
             )
         return text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 from calib import draw
@@ -125,12 +126,14 @@ def _plan(
 
 
 def _unreadable(inputs: Inputs) -> Iterator[Problem]:
-    """Datasets and texts whose first row cannot be read, for example for want of the column."""
+    """Datasets and texts with a row that cannot be read; of large files the first row is tried."""
     for kind, entries in (("datasets", inputs.datasets), ("texts", inputs.texts)):
         for name, entry in entries.items():
             if entry.source is not None:
+                few = _bytes(entry.source) <= MOST_BYTES
                 try:
-                    next(iter(read_rows(entry.source)), None)
+                    for _ in islice(read_rows(entry.source), None if few else 1):
+                        pass
                 except (ValueError, OSError) as error:
                     yield Problem((kind, name), f"{name}: {error}")
 

@@ -53,7 +53,8 @@ def pool_artefact(stages: Stages, dataset: str, model: str, seqlen: int) -> Path
     path = stages.run.artefacts / "similarity" / digest(science)
     if path.is_dir():
         return path
-    both = corpora(stages, *map(Pool.load, pools), model, science)
+    one, other = map(Pool.load, pools)
+    both = corpora(stages, one, other, model, science)
     if both.units > similarity.EXACT_UNITS:  # before this is claimed, so that others help
         sketch_shards(stages, both, science)
 

@@ -150,7 +150,7 @@ def test_a_missing_column_is_named_beside_those_there_are(name: str, tmp_path: P
 def test_a_column_without_text_is_refused(value: Any, tmp_path: Path) -> None:
     (tmp_path / "good.jsonl").write_bytes(LINES)
     (tmp_path / "odd.jsonl").write_bytes(json_lines(["a", value]))
-    with pytest.raises(ValueError, match=r"odd\.jsonl: column 'text' of row 1 is no text but a"):
+    with pytest.raises(ValueError, match=r"odd\.jsonl: column 'text' of row 2 is no text but a"):
         read(tmp_path, "*.jsonl")
 
 

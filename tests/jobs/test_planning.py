@@ -9,6 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from jobs import launch
+
 ROOT = Path(__file__).parents[2]
 MOST_SECONDS = 5.0  # 2 s on an idle machine
 
@@ -34,3 +38,29 @@ def test_ten_thousand_cells_are_planned_in_seconds(
     seconds = time.monotonic() - started
     print(f"dry run of 10,001 cells: {seconds:.2f} s")
     assert seconds < MOST_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"text": "caf\xe9"}', "line 31 is not UTF-8"),
+        (b'{"text": "unfinished', "line 31 is not one JSON object"),
+        (b'{"text": 5}', "of row 31 is no text but a int"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_told_before_anything_runs(
+    write_grid: Callable[..., Path],
+    corpora: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    line: bytes,
+    said: str,
+) -> None:
+    rows = (corpora / "farm.jsonl").read_bytes().splitlines()[:30]
+    (tmp_path / "odd.jsonl").write_bytes(b"\n".join([*rows, line, *rows]) + b"\n")
+    entry = f'  odd: {{path: json, data_files: "{tmp_path}/odd.jsonl"}}\ncells:\n'
+    grid = write_grid({"cells:\n": entry, "dataset: [farm, city]": "dataset: [odd]"})
+    assert launch.main([str(grid), "--dry-run", "--out", str(tmp_path)]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "odd.jsonl: " in told
+    assert said in told
