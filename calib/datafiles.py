@@ -107,7 +107,8 @@ def _named(spec: DatasetSpec, data: Sequence[str]) -> list[str]:
         return [n for n in own if re.search(rf"(?<![a-zA-Z])({pattern})(?![a-zA-Z])", n)]
 
     own = list(data)
-    own = naming([spec.name]) if spec.name else own
+    if spec.name:  # `en` is not `en.noclean`
+        own = [n for n in data if spec.name in Path(n).parts] or naming([spec.name])
     found = naming(SPLIT_WORDS.get(spec.split, (spec.split,)))
     if spec.split == "train" and not naming([w for words in SPLIT_WORDS.values() for w in words]):
         return own
