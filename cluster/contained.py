@@ -19,8 +19,9 @@ from cluster.container import Mount, Sandbox, User, command, kill_command, visib
 from cluster.pid1 import MEMORY_MESSAGE
 from cluster.profile import Profile, expand
 
-EXIT_ENGINE = 125
-"""Exit code of docker and podman for a failure of their own."""
+EXIT_ENGINE = (125, 126)
+"""Exit codes of docker and podman for a failure of their own; podman's, where a device is missing,
+is the second."""
 
 ENGINE_SECONDS = 900.0
 """How long an engine that does not answer is waited for."""
@@ -154,7 +155,7 @@ def finish(box: Sandbox, job: Job, code: int) -> Ended:
     """
     if box.local_disk is not None:
         shutil.rmtree(box.local_disk, ignore_errors=True)
-    if code != EXIT_ENGINE and code >= 0:
+    if code not in EXIT_ENGINE and code >= 0:
         return meaning(job, code)
     since = time.monotonic()
     while not remove(box) and time.monotonic() - since < ENGINE_SECONDS:
@@ -192,9 +193,9 @@ def meaning(job: Job, code: int) -> Ended:
     elif code in SIGNALLED:
         code, kind = 128 - code, "lost"
         cause = f"the container was ended from outside (signal {-code})"
-    elif code == EXIT_ENGINE and WENT_AWAY.search(last):
+    elif code in EXIT_ENGINE and WENT_AWAY.search(last):
         kind, cause = "lost", "the container engine went away"
-    elif code == EXIT_ENGINE:
+    elif code in EXIT_ENGINE:
         kind, cause = "error", _explained(said[-1] or "no reason given")
     return Ended(job, code, kind, cause)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.backend import Job
+from cluster.contained import meaning
 from cluster.container import (
     RUNTIMES,
     Mount,
@@ -141,6 +143,22 @@ def test_podman_takes_devices_by_cdi() -> None:
     line = command(box("podman", gpus=("0", "1")), PROGRAM, {})
     assert values(line, "--device") == ["nvidia.com/gpu=0", "nvidia.com/gpu=1"]
     assert "label=disable" in values(line, "--security-opt")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (125, 'could not select device driver "" with capabilities: [[gpu]].'),  # docker, --gpus
+        (125, 'could not select device driver "cdi" with capabilities: [].'),  # docker, --device
+        (126, "setting up CDI devices: unresolvable CDI devices nvidia.com/gpu=0"),  # podman
+    ],
+)
+def test_an_engine_that_has_no_gpus_to_give(code: int, said: str, tmp_path: Path) -> None:
+    job = Job("cell", ("-c", "pass"), tmp_path / "log")
+    job.log.write_text(f"Error: {said}\nSee 'docker run --help'\n")
+    ended = meaning(job, code)
+    assert ended.kind == "error"
+    assert "install the NVIDIA container toolkit" in str(ended.cause)
 
 
 def test_the_groups_of_shared_folders_come_along() -> None:
