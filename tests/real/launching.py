@@ -108,7 +108,7 @@ def launch(grid: Path, out: Path, cluster: str = "docker") -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,  # on a busy machine
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
