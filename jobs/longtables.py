@@ -7,7 +7,7 @@ text). What is in the database already is not read again; what changed replaces 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -70,19 +70,21 @@ class LongFiles:
         fresh = [owner for owner, stamp in found.items() if known.get(owner) != stamp]
         self._delete(connection, [owner for owner in known if owner not in kept])
         for i in range(0, len(fresh), BATCH):
-            self._merge(connection, {o: found[o] for o in fresh[i : i + BATCH]}, damages)
+            stamps = {owner: found[owner] for owner in fresh[i : i + BATCH]}
+            self._merge(connection, stamps, known.keys(), damages)
 
     def _merge(
         self,
         connection: duckdb.DuckDBPyConnection,
         stamps: dict[str, tuple[int, int]],
+        known: Container[str],
         damages: Damages,
     ) -> None:
         """Merge a batch of files, all or none; a damaged one is found by halving."""
         content = self.tables[0]
         connection.begin()
         try:
-            self._delete(connection, list(stamps))
+            self._delete(connection, [owner for owner in stamps if owner in known])
             self.insert(connection, {owner: self.files[owner] for owner in stamps})
             sizes, times = zip(*stamps.values(), strict=True)
             columns = {"owner": list(stamps), "size": sizes, "modified": times}
@@ -94,7 +96,7 @@ class LongFiles:
             if len(owners) > 1:
                 half = len(owners) // 2
                 for part in (owners[:half], owners[half:]):
-                    self._merge(connection, {owner: stamps[owner] for owner in part}, damages)
+                    self._merge(connection, {o: stamps[o] for o in part}, known, damages)
                 return
             path = self.files[owners[0]]
             reason = self.check(owners[0], path)

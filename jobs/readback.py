@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -16,6 +17,9 @@ from jobs.run import RunFolder
 
 READERS = 8
 """Files opened at once: what a shared file system takes is latency, not work."""
+
+READ_TOGETHER = 64
+"""Files that a reader takes at a time: to hand over one costs as much as to read it."""
 
 
 Int = Annotated[int, Field(ge=-(2**31), lt=2**31)]
@@ -227,12 +231,22 @@ def read_all(
             return path, f"it is the record of {wanted}, not of the name it has"
         return path, record
 
+    def read_some(some: tuple[Path, ...]) -> list[tuple[Path, R | str]]:
+        return list(map(read, some))
+
     with ThreadPoolExecutor(READERS) as pool:
-        for path, result in pool.map(read, paths):
+        for path, result in chain.from_iterable(pool.map(read_some, _batched(paths))):
             if isinstance(result, str):
                 damages.set_aside(path, result)
             else:
                 yield path, result
+
+
+def _batched(paths: Iterable[Path]) -> Iterator[tuple[Path, ...]]:
+    """The paths, some at a time."""
+    rest = iter(paths)
+    while some := tuple(islice(rest, READ_TOGETHER)):
+        yield some
 
 
 def reason_of(error: ValidationError) -> str:

@@ -88,7 +88,7 @@ def _open(built: Path) -> duckdb.DuckDBPyConnection:
     """The database to update: the one that is there, or a new one where it is of no use."""
     if built.is_file():
         try:
-            connection = duckdb.connect(str(built))
+            connection = _connect(built)
             version = connection.execute("SELECT schema_version FROM runs").fetchall()
             if version == [(schema.VERSION,)]:
                 return connection
@@ -96,8 +96,16 @@ def _open(built: Path) -> duckdb.DuckDBPyConnection:
         except duckdb.Error:
             pass  # a damaged database is built anew, from the records
         built.unlink()
-    connection = duckdb.connect(str(built))
+    connection = _connect(built)
     connection.execute(";".join(schema.create_tables()))
+    return connection
+
+
+def _connect(built: Path) -> duckdb.DuckDBPyConnection:
+    """Open a database to write; of thousands of files that are read once, with half the work."""
+    connection = duckdb.connect(str(built))
+    connection.execute("SET preserve_insertion_order = false")  # rows have none
+    connection.execute("SET enable_external_file_cache = false")
     return connection
 
 
