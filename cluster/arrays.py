@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.backend import Job
+from cluster.logfile import tail
 from cluster.profile import Profile
-
-LOG_BYTES = 4000
-"""What is read of the end of a log of Slurm."""
 
 
 class Array:
@@ -93,13 +91,7 @@ class Array:
 
     def log(self, index: int) -> str:
         """The end of what Slurm itself printed about a job."""
-        path = self.folder / f"{self.element(index)}_0_log.out"
-        try:
-            with path.open("rb") as file:
-                file.seek(max(0, path.stat().st_size - LOG_BYTES))
-                return file.read().decode("utf-8", "replace")
-        except FileNotFoundError:
-            return ""
+        return tail(self.folder / f"{self.element(index)}_0_log.out")
 
     def close(self) -> None:
         """All is dealt with: pack the folder into one file."""

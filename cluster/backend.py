@@ -26,6 +26,15 @@ Kind = Literal["error", "killed", "memory", "timeout", "cancelled", "lost"]
 """Why a job ended badly: by itself, by a signal, for memory, time, by a person, with its node."""
 
 
+SIGNAL_SECONDS = 120
+"""How long before its time limit a job is told."""
+
+
+def signal_seconds(timeout_min: int) -> int:
+    """How long before its time limit a job of so many minutes is told."""
+    return min(SIGNAL_SECONDS, timeout_min * 60 // 4)
+
+
 Say = Callable[[str], None]
 """Tells people something, a line."""
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from cluster.backend import Ended, Job, Kind, job_environment
 from cluster.code import code_hash, commit
 from cluster.container import Mount, Sandbox, User, command, kill_command, visible_gpus
+from cluster.logfile import tail
 from cluster.pid1 import MEMORY_MESSAGE
 from cluster.profile import Profile, expand
 
@@ -35,8 +36,6 @@ WENT_AWAY = re.compile(
     re.IGNORECASE,
 )
 """What a client says when the engine behind it stopped."""
-
-TAIL_BYTES = 4096
 
 
 def sandbox(
@@ -208,13 +207,3 @@ def _explained(message: str) -> str:
             "toolkit on this node"
         )
     return f"the container engine refused: {message}"
-
-
-def tail(log: Path) -> str:
-    """The end of a log."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - TAIL_BYTES))
-            return file.read().decode("utf-8", "replace")
-    except FileNotFoundError:
-        return ""

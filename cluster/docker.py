@@ -50,7 +50,8 @@ class DockerBackend(LocalBackend):
         """The jobs that ended since the last call; starts those that have room now."""
         for ended in super().poll():
             assert ended.code is not None
-            yield contained.finish(self._boxes.pop(ended.job.name), ended.job, ended.code)
+            meaning = contained.finish(self._boxes.pop(ended.job.name), ended.job, ended.code)
+            yield meaning if ended.kind is None else ended
 
     def kill(self, job: Job, process: subprocess.Popen[bytes], number: signal.Signals) -> None:
         """Send a signal to a job; a container outlives its client, and is removed by name."""
@@ -58,8 +59,7 @@ class DockerBackend(LocalBackend):
         if number == signal.SIGKILL:
             contained.remove(self._boxes[job.name])
 
-    def _launch(self, job: Job, slot: int) -> subprocess.Popen[bytes]:
-        share = self._share(slot)
+    def _launch(self, job: Job, share: dict[str, str]) -> subprocess.Popen[bytes]:
         process, box = contained.start(self.profile, job, self.image, self.digest, share)
         self._boxes[job.name] = box
         return process

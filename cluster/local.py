@@ -10,13 +10,30 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.backend import Ended, Job, Say, job_environment
+from cluster.backend import Ended, Job, Say, job_environment, signal_seconds
 from cluster.profile import Profile, expand
 
 STOP_SECONDS = 10.0
 """Time that a job has to end by itself once it was interrupted."""
+
+
+@dataclass
+class Running:
+    """A job that runs: its process, and when (by `time.monotonic`) its time is over.
+
+    Attributes:
+        told: was it told that its time is nearly up?
+        killed: was it killed since it went on all the same?
+    """
+
+    job: Job
+    process: subprocess.Popen[bytes]
+    limit: float
+    told: bool = False
+    killed: bool = False
 
 
 def gpu_count() -> int:
@@ -45,7 +62,7 @@ class LocalBackend:
         self.slots = profile.concurrency or gpu_count() or max(1, min(cores(), 8))
         self._free = list(range(self.slots))
         self._waiting: list[Job] = []
-        self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
+        self._running: dict[int, Running] = {}
 
     def prepare(self, say: Say) -> None:
         """Nothing: this very Python runs the jobs."""
@@ -63,18 +80,30 @@ class LocalBackend:
     def poll(self) -> Iterator[Ended]:
         """The jobs that ended since the last call; starts those that have room now."""
         ended = []
-        for slot, (job, process) in list(self._running.items()):
-            code = process.poll()
-            if code is not None:
-                del self._running[slot]
-                self._free.append(slot)
-                ended.append(Ended(job, code))
+        for slot, running in list(self._running.items()):
+            code = running.process.poll()
+            if code is None:
+                self._keep_time(running)
+                continue
+            del self._running[slot]
+            self._free.append(slot)
+            ended.append(_ended(running, code))
         self._start()
         yield from ended
 
+    def _keep_time(self, running: Running) -> None:
+        """Tell a job whose time is nearly up, as Slurm does; kill one whose time is over."""
+        left = running.limit - time.monotonic()
+        if left <= 0 and not running.killed:
+            running.told = running.killed = True
+            self.kill(running.job, running.process, signal.SIGKILL)
+        elif left <= signal_seconds(running.job.timeout_min) and not running.told:
+            running.told = True
+            self.kill(running.job, running.process, signal.SIGUSR2)
+
     def live(self) -> list[Job]:
         """The jobs that run, then those that wait."""
-        return [job for job, _ in self._running.values()] + self._waiting
+        return [running.job for running in self._running.values()] + self._waiting
 
     def drop(self) -> None:
         """Forget the jobs that have not started."""
@@ -91,19 +120,19 @@ class LocalBackend:
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to every job that runs."""
-        for job, process in self._running.values():
-            self.kill(job, process, number)
+        for running in self._running.values():
+            self.kill(running.job, running.process, number)
 
     def stop(self) -> None:
         """Drop what waits; interrupt every job, wait a moment, kill what is left."""
         self.drop()
         for number in (signal.SIGINT, signal.SIGKILL):
-            for job, process in self._running.values():
-                if process.poll() is None:
-                    self.kill(job, process, number)
+            for running in self._running.values():
+                if running.process.poll() is None:
+                    self.kill(running.job, running.process, number)
             deadline = time.monotonic() + STOP_SECONDS
             while time.monotonic() < deadline and any(
-                p.poll() is None for _, p in self._running.values()
+                r.process.poll() is None for r in self._running.values()
             ):
                 time.sleep(self.interval)
         self._running.clear()
@@ -132,10 +161,15 @@ class LocalBackend:
             if unfinished.isdisjoint(job.after):
                 self._waiting.remove(job)
                 slot = self._free.pop(0)
-                self._running[slot] = (job, self._launch(job, slot))
+                seconds = 60 * job.timeout_min
+                late = time.time() + seconds - signal_seconds(job.timeout_min)
+                share = self._share(slot) | {"CALGRID_LATE": str(late)}
+                limit = time.monotonic() + seconds
+                self._running[slot] = Running(job, self._launch(job, share), limit)
 
-    def _launch(self, job: Job, slot: int) -> subprocess.Popen[bytes]:
-        environment = job_environment() | self._share(slot) | dict(job.env)
+    def _launch(self, job: Job, share: dict[str, str]) -> subprocess.Popen[bytes]:
+        """Start a job, with its `share` of this machine among its variables."""
+        environment = job_environment() | share | dict(job.env)
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("ab") as log:
             return subprocess.Popen(
@@ -159,3 +193,11 @@ class LocalBackend:
             names = visible.split(",") if visible else [str(i) for i in range(gpus)]
             shares["CUDA_VISIBLE_DEVICES"] = names[slot % len(names)]
         return shares
+
+
+def _ended(running: Running, code: int) -> Ended:
+    if not running.told or code >= 0:
+        return Ended(running.job, code)
+    minutes = running.job.timeout_min
+    cause = f"its {minutes} minutes were over, and it did not stop; raise resources.timeout_min"
+    return Ended(running.job, code, "timeout", cause)

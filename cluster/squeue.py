@@ -102,6 +102,11 @@ def ask(command: Sequence[str]) -> str:
     return done.stdout
 
 
+def tell(*command: str) -> None:
+    """Run a command of Slurm whose failure changes nothing here."""
+    subprocess.run(command, capture_output=True, check=False, timeout=ANSWER_SECONDS)
+
+
 def queue(name: str | None = None) -> dict[str, Entry]:
     """This user's jobs by id (array elements as 12_3): those queued, running or just over.
 
@@ -200,14 +205,19 @@ def judge(account: Account, log: str, mem_gb: int) -> Verdict:
     return Verdict(status)
 
 
-def max_array_size(default: int = 1001) -> int:
-    """The cluster's MaxArraySize; Slurm's default where it does not say."""
-    try:
-        text = ask(["scontrol", "show", "config"])
-    except AwayError:
-        return default
+MAX_ARRAY_SIZE = 1001
+"""Slurm's default of its setting MaxArraySize."""
+
+
+def max_array_size() -> int:
+    """The cluster's MaxArraySize.
+
+    Raises:
+        AwayError: Slurm does not answer.
+    """
+    text = ask(["scontrol", "show", "config"])
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
-    return int(found[1]) if found else default
+    return int(found[1]) if found else MAX_ARRAY_SIZE
 
 
 def submit_limit(account: str | None, qos: str | None) -> int | None:

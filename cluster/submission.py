@@ -16,7 +16,7 @@ from submitit.core.utils import DelayedSubmission, FailedJobError, JobPaths
 
 from cluster import task
 from cluster.arrays import Array
-from cluster.backend import Job, job_environment
+from cluster.backend import Job, job_environment, signal_seconds
 from cluster.code import import_path
 from cluster.profile import Profile
 from cluster.squeue import AWAY_WORDS, FULL_WORDS, AwayError
@@ -119,7 +119,7 @@ def parameters(
         "comment": token,
         "wckey": None,  # submitit's own would be refused where sites keep a list
         "time": job.timeout_min,
-        "signal_delay_s": task.signal_seconds(job.timeout_min),
+        "signal_delay_s": signal_seconds(job.timeout_min),
         "nodes": 1,
         "ntasks_per_node": 1,
         "account": profile.account,

@@ -16,13 +16,10 @@ from pathlib import Path
 from types import FrameType
 
 from cluster.arrays import job_from_json
-from cluster.backend import Job, job_environment
+from cluster.backend import Job, job_environment, signal_seconds
 from cluster.contained import finish, start
 from cluster.image import digest_of
 from cluster.profile import Profile, expand
-
-SIGNAL_SECONDS = 120
-"""How long before its time limit a job is told."""
 
 SWEEP_SECONDS = 65
 """Slurm looks at time limits every 30 s, and may tell a job up to 60 s early."""
@@ -34,11 +31,6 @@ LINGER_SECONDS = 300.0
 """Time that a job waits for Slurm to kill it, once Slurm has said that it will."""
 
 EXIT_INTERRUPTED = 130
-
-
-def signal_seconds(timeout_min: int) -> int:
-    """How long before its time limit a job of so many minutes is told."""
-    return min(SIGNAL_SECONDS, timeout_min * 60 // 4)
 
 
 def run(folder: str, index: int) -> None:

@@ -108,7 +108,16 @@ class Cell:
 
 def digest(data: Any) -> str:
     """The key of plain data: the first 64 bits of the SHA-256 of its canonical JSON."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return digest_of_text(canonical(data))
+
+
+def canonical(data: Any) -> str:
+    """Plain data as the one JSON text that its key is made from."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def digest_of_text(text: str) -> str:
+    """The key of what `canonical` gave."""
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 

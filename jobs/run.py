@@ -6,13 +6,14 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from calib.pool import SEPARATOR
-from jobs.cells import Cell, digest
+from jobs.cells import Cell, canonical, digest, digest_of_text
 from jobs.files import read_json, unique_suffix, write_text
 from jobs.grid import Compare, Evaluate, Pruning, Resources, Similarity
 from jobs.inputs import Inputs
@@ -41,8 +42,21 @@ class Evaluation:
     settings: dict[str, Any]
 
     def key(self, cell: str) -> str:
-        """The identity of this evaluation of one cell."""
-        return digest({"cell": cell, "kind": self.kind, **self.settings})
+        """The identity of this evaluation of one cell: the digest of cell, kind and settings."""
+        before, after = self._around
+        return digest_of_text(f'{before}"cell":"{cell}"{after}')
+
+    @cached_property
+    def _around(self) -> tuple[str, str]:
+        """What comes before and after the cell in the text that its key is made from.
+
+        It is the same for all cells, and every command asks for the keys of all.
+        """
+        data = {"kind": self.kind, **self.settings}
+        before = canonical({name: value for name, value in data.items() if name < "cell"})
+        after = canonical({name: value for name, value in data.items() if name > "cell"})
+        comma = "," if len(before) > len("{}") else ""
+        return before[:-1] + comma, "," + after[1:]
 
 
 class OtherName(BaseModel):

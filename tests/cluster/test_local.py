@@ -129,3 +129,28 @@ def test_a_preview_is_the_very_command(tmp_path: Path) -> None:
     )
     assert line.endswith(f"'A=b c' {sys.executable} -S -c 'print(1)'")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_is_told_that_its_time_is_nearly_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "signal_seconds", lambda minutes: 60 * minutes - 1)
+    code = (
+        "import os, signal, sys, time\n"
+        "late = float(os.environ['CALGRID_LATE'])\n"
+        "signal.signal(signal.SIGUSR2, lambda *_: sys.exit(3 if time.time() >= late else 4))\n"
+        "time.sleep(60)"
+    )
+    backend = backend_of(2, tmp_path)
+    backend.submit([job(tmp_path, code), job(tmp_path, "import time; time.sleep(60)", "deaf")])
+    ended = {e.job.name: e for e in wait(backend)}
+    assert (ended["a"].code, ended["a"].kind) == (3, None)  # it says by itself why it stopped
+    assert ended["deaf"].kind == "timeout"
+
+
+def test_a_job_that_goes_on_beyond_its_time_is_killed(tmp_path: Path) -> None:
+    backend = backend_of(1, tmp_path)
+    backend.submit([replace(job(tmp_path, "import time; time.sleep(60)"), timeout_min=0)])
+    (ended,) = wait(backend)
+    assert (ended.code, ended.kind) == (-9, "timeout")
+    assert "raise resources.timeout_min" in str(ended.cause)

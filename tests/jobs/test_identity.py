@@ -135,3 +135,9 @@ def test_exclude_and_zip(write_grid: Callable[..., Path]) -> None:
     cells, _, _ = expand(load_grid(write_grid(changes))[0])
     drawn = {(c.draw.dataset, c.draw.size, c.draw.seed) for c in cells if c.draw}
     assert drawn == {("farm", 4, 0), ("farm", 2, 1), ("city", 4, 0)}
+
+
+def test_an_evaluations_key_is_the_digest_of_cell_kind_and_settings() -> None:
+    for settings in ({"bos": "none", "data": '"cell":"x"', "limit": {"cell": 1}}, {"a": None}, {}):
+        evaluation = Evaluation("task", "any", settings)
+        assert evaluation.key("00ff") == digest({"cell": "00ff", "kind": "task", **settings})

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cluster import image, slurm
+from cluster import image, silence, slurm
 from cluster.profile import load_profile
 from tests.real.launching import BASE_IMAGE, SMALL, docker_answers, launch, rows
 from tests.real.slurm_engine import Engine
@@ -23,17 +23,18 @@ def cluster() -> Engine:
     """The Slurm that `slurm_engine.py up` started."""
     root = os.environ.get("CALGRID_SLURM_ROOT")
     if root is None:
-        pytest.skip('no Slurm: eval "$(python3 tests/real/slurm_engine.py up)" starts one, as root')
+        start = 'eval "$(python3 tests/real/slurm_engine.py up)" starts one, as root'
+        pytest.skip(f"no Slurm: {os.environ.get('CALGRID_NO_SLURM', start)}")
     return Engine(Path(root), int(os.environ.get("CALGRID_SLURM_PORT", "26817")))
 
 
 @pytest.fixture
 def engine(cluster: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     """The cluster, empty and whole again after each test; silence is short here."""
-    monkeypatch.setattr(slurm, "QUIET_SECONDS", 2.0)
-    monkeypatch.setattr(slurm, "MOST_QUIET_SECONDS", 4.0)
-    monkeypatch.setattr(slurm, "ABSENT_SECONDS", 3.0)
-    monkeypatch.setattr(slurm, "VANISHED_SECONDS", 8.0)
+    monkeypatch.setattr(silence, "QUIET_SECONDS", 2.0)
+    monkeypatch.setattr(silence, "MOST_QUIET_SECONDS", 4.0)
+    monkeypatch.setattr(silence, "ABSENT_SECONDS", 3.0)
+    monkeypatch.setattr(silence, "VANISHED_SECONDS", 8.0)
     monkeypatch.setattr(slurm, "RETRY_SECONDS", 2.0)
     yield cluster
     cluster.run("scancel", "--user=root", check=False)

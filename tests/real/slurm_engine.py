@@ -362,6 +362,8 @@ def install() -> None:
     """Install the packages that are missing."""
     if all(map(shutil.which, PROGRAMS)):
         return
+    if shutil.which("apt-get") is None:
+        raise RuntimeError("Slurm is not installed, and this is no Debian that has it")
     quiet = {
         "stdout": subprocess.DEVNULL,
         "env": os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
@@ -376,17 +378,24 @@ def install() -> None:
 def main(arguments: list[str]) -> int:
     """`up` or `down`."""
     root = Path(os.environ.get("CALGRID_SLURM_ROOT", "/var/tmp/calgrid-slurm"))
-    if arguments not in (["up"], ["down"]) or os.geteuid() != 0:
+    if arguments not in (["up"], ["down"]):
         print("usage, as root: python3 tests/real/slurm_engine.py up|down", file=sys.stderr)
+        return 2
+    if os.geteuid() != 0:
+        print("starting or stopping a Slurm needs root", file=sys.stderr)
         return 2
     port = int(os.environ.get("CALGRID_SLURM_PORT", "26817"))
     engine = Engine(root, port, int(os.environ.get("CALGRID_SLURM_MAX_ARRAY", "1001")))
-    if arguments == ["up"]:
+    if arguments == ["down"]:
+        engine.down()
+        return 0
+    try:
         install()
         engine.up()
-        print(f"export SLURM_CONF={root}/etc/slurm.conf CALGRID_SLURM_ROOT={root}")
-    else:
-        engine.down()
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        print(" ".join(f"{type(error).__name__}: {error}".split()), file=sys.stderr)
+        return 1
+    print(f"export SLURM_CONF={root}/etc/slurm.conf CALGRID_SLURM_ROOT={root}")
     return 0
 
 
