@@ -279,3 +279,17 @@ def test_what_slurm_refuses_is_wrong_input(
     with pytest.raises(InputError, match="Slurm refuses the jobs"):
         backend.submit([make(tmp_path, "a", "print(1)")])
     assert backend.live() == []
+
+
+def test_a_probe_finds_that_signals_arrive(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cluster import probe
+
+    assert probe.main(["slurm", "--folder", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "yes  signals: SIGTERM arrived" in said
+    assert "SIGTERM did not arrive" not in said
+    assert not list(tmp_path.iterdir())
+    jobs = engine.run("sacct", "-X", "-n", "-D", "-P", "-o", "JobName,State").splitlines()
+    assert [j for j in jobs if j.startswith("calgrid-.probe")][-1].endswith("COMPLETED")
