@@ -162,6 +162,10 @@ class Silence:
                 return Verdict(None, "cancelled", cause)
             account = Account(entry.state, "")  # no accounting: the queue knows for a while
         verdict = squeue.judge(account, array.log(index), array.jobs[index].mem_gb)
-        if words and verdict.kind is None:
+        if verdict.kind is not None:
+            return verdict
+        if words:
             return Verdict(words["code"], words["kind"])
+        if said := squeue.NOT_STARTED.findall(array.log(index)):
+            return Verdict(None, "lost", f"Slurm could not start it: {said[-1][0]}")
         return verdict

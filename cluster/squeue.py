@@ -57,6 +57,13 @@ class AwayError(Exception):
 LAUNCH_FAILED = re.compile("launch.failed", re.IGNORECASE)
 """Why Slurm holds a job by itself: a node could not start it, another one may."""
 
+NOT_STARTED = re.compile(
+    r"^srun: error: (.*(create step|launch|confirm allocation|credential).*)$",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""What Slurm prints in a job's log where it could not start the work: a controller that has just
+come back knows no GPUs of its nodes yet, for example."""
+
 SIGNALS = {6, 9, 11, 15}
 """Exit codes that stand for signals: a job that ends by itself says so in its own file."""
 

@@ -102,6 +102,14 @@ def worth_another(run: RunFolder, key: str) -> bool:
     return False
 
 
+def gave_up(run: RunFolder, key: str) -> bool:
+    """Did a cell fail since the run was launched, so that nobody tries it again by themselves?"""
+    attempts = len(run.failures(key))
+    if not attempts or worth_another(run, key):
+        return False
+    return run.failure(key, attempts).stat().st_mtime >= run.launch.stat().st_mtime
+
+
 def _advanced(before: dict[str, Any], after: dict[str, Any]) -> bool:
     """Did an attempt that ran out of time get further than the one before?"""
     if before["stage"] != after["stage"]:

@@ -306,19 +306,20 @@ class RunFolder:
     def failures(self, cell: str) -> list[dict[str, Any]]:
         """The failed attempts of a cell, oldest first."""
         found: list[dict[str, Any]] = []
-        while (path := self._failure(cell, len(found) + 1)).is_file():
+        while (path := self.failure(cell, len(found) + 1)).is_file():
             found.append(read_json(path))
         return found
 
-    def _failure(self, cell: str, attempt: int) -> Path:
+    def failure(self, cell: str, attempt: int) -> Path:
+        """Why one attempt of a cell failed; they are counted from 1."""
         return self.path / "failures" / f"{cell}.{attempt}.json"
 
     def write_failure(self, cell: str, failure: dict[str, Any]) -> Path:
         """Keep a failed attempt under the next free number."""
         attempt = len(self.failures(cell)) + 1
-        self._failure(cell, attempt).parent.mkdir(parents=True, exist_ok=True)
+        self.failure(cell, attempt).parent.mkdir(parents=True, exist_ok=True)
         while True:
-            path = self._failure(cell, attempt)
+            path = self.failure(cell, attempt)
             partial = path.with_name(path.name + unique_suffix())
             record = {"cell": cell, "attempt": attempt, **failure}
             partial.write_text(json.dumps(record, indent=1), "utf-8")

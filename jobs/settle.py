@@ -17,6 +17,7 @@ from cluster.slurm import SlurmBackend
 from cluster.squeue import AwayError
 from jobs.collect import collect, describe
 from jobs.drive import Driver, lead, to_run
+from jobs.failures import gave_up
 from jobs.files import read_json
 from jobs.run import Plan, RunFolder
 from jobs.work import collect_job
@@ -41,6 +42,8 @@ def settle(run: RunFolder, plan: Plan, profile: Profile) -> None:
     cells = {key: plan.cell(key) for key in plan.cells}
     backend = open_backend(profile, run.path)
     state = to_run(run, plan, retry_failed=False)
+    state.failed |= {key for key in state.queued if gave_up(run, key)}
+    state.queued = [key for key in state.queued if key not in state.failed]
     driver = Driver(run, plan, cells, state, backend)
     driver.start(anew=False)
     while driver.step():

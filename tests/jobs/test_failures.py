@@ -14,7 +14,15 @@ import pytest
 from cluster.backend import Ended, Job
 from jobs import claims
 from jobs.drive import Driver, State
-from jobs.failures import IN_A_ROW, death, keeps_failing, memory_gb, record_failure, worth_another
+from jobs.failures import (
+    IN_A_ROW,
+    death,
+    gave_up,
+    keeps_failing,
+    memory_gb,
+    record_failure,
+    worth_another,
+)
 from jobs.files import write_json
 from jobs.run import RunFolder
 
@@ -57,6 +65,19 @@ def test_what_is_worth_another_attempt(
 ) -> None:
     attempts(run, "a", *failures)
     assert worth_another(run, "a") is again
+
+
+@pytest.mark.parametrize("kind", ["killed", "cancelled", "error", "lost"])
+def test_what_failed_since_the_launch_is_not_tried_by_the_job_that_settles(
+    run: RunFolder, kind: str
+) -> None:
+    write_json(run.launch, {})
+    assert not gave_up(run, "a")
+    attempts(run, "a", failure(kind))
+    assert gave_up(run, "a") is (kind != "lost")
+    later = time.time() + 60
+    os.utime(run.launch, (later, later))  # a person launched it again: its failure is an old one
+    assert not gave_up(run, "a")
 
 
 @pytest.mark.parametrize(

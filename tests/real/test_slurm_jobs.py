@@ -293,3 +293,12 @@ def test_a_probe_finds_that_signals_arrive(
     assert not list(tmp_path.iterdir())
     jobs = engine.run("sacct", "-X", "-n", "-D", "-P", "-o", "JobName,State").splitlines()
     assert [j for j in jobs if j.startswith("calgrid-.probe")][-1].endswith("COMPLETED")
+
+
+def test_what_slurm_could_not_start_is_lost_and_no_failure_of_the_job(
+    engine: Engine, tmp_path: Path
+) -> None:
+    backend = open_slurm(tmp_path, srun_args=["--gpus=99"])  # as where a node forgot its GPUs
+    ended = finish(backend, [make(tmp_path, "a", "print(1)")])["a"]
+    assert ended.kind == "lost"
+    assert "Slurm could not start it: Unable to create step" in str(ended.cause)
