@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from cluster import submission
 from cluster.arrays import Array
 from cluster.backend import Job, open_backend
 from cluster.profile import Profile
@@ -155,7 +154,6 @@ def test_pickles_name_a_function_and_carry_no_code(sbatch: Path) -> None:
 def test_no_slurm_is_needed_to_see_the_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     assert any("--job-name=calgrid-x" in line for line in flags(Profile(backend="slurm")))
-    assert submission.ROOT.is_dir()
 
 
 def test_the_shell_reads_the_script(tmp_path: Path) -> None:
