@@ -25,8 +25,13 @@ from scipy.special import chdtrc, fdtr, stdtr, stdtrit
 Array = NDArray[np.float64]
 
 CONFIDENCE = 0.95
-UNEQUAL = 0.05
-"""Two blocks whose variances differ at this level (F test) are not pooled."""
+LEAST_POOLED = 5
+"""Draws of each arm from which on variances may be pooled: fewer cannot tell that one arm's draws
+are three times as far apart, and intervals that take them for alike then cover 85 to 90 %."""
+
+UNEQUAL = 0.25
+"""Variances that differ at this level are not pooled; a test that seldom sees a difference must not
+decide at 0.05 that there is none."""
 
 
 @dataclass(frozen=True)
@@ -150,10 +155,22 @@ class Estimate:
 
 
 def satterthwaite(parts: Sequence[float], dfs: Sequence[float]) -> float:
-    """Degrees of freedom of a sum of independent variance estimates (Satterthwaite 1946)."""
+    """Degrees of freedom of a sum of independent variances (Satterthwaite 1946)."""
     total = sum(parts)
     denominator = sum(p * p / df for p, df in zip(parts, dfs, strict=True))
     return total * total / denominator if denominator > 0 else math.inf
+
+
+def estimated_df(parts: Sequence[float], dfs: Sequence[int]) -> float:
+    """The same of estimated variances, as Welch has it, but for arms of two draws each.
+
+    The square of an estimate with one degree of freedom is three times that of the variance on
+    average; without correction intervals of two draws that are alike cover 97.7 %.
+    """
+    if max(dfs) > 1 or sum(parts) == 0:
+        return satterthwaite(parts, dfs)
+    found = 3 * sum(parts) ** 2 / sum(p * p for p in parts) - 2
+    return min(max(found, 1.0), len(parts))
 
 
 def pool(blocks: Sequence[Block], documents: Documents | None) -> Spread | None:
@@ -167,7 +184,7 @@ def pool(blocks: Sequence[Block], documents: Documents | None) -> Spread | None:
         return None
     variances = [between_draws(b, documents) for b in drawn]
     dfs = [len(b.scores) - 1 for b in drawn]
-    if unequal(variances, dfs):
+    if not alike(variances, dfs):
         return None
     total = sum(dfs)
     variance = sum(v * df for v, df in zip(variances, dfs, strict=True)) / total
@@ -179,9 +196,9 @@ def estimates(
 ) -> list[Estimate]:
     """What the data of one comparison say, for every estimand that they say something of.
 
-    With few draws a variance of their own tells little, and one that arms do not share misleads.
-    So where the family's arms seem alike, an estimate has their pooled variance, or its own where
-    that is larger, with the pooled degrees of freedom; elsewhere its own.
+    A variance of few draws tells little, and one that arms do not share misleads. So where the
+    family's arms seem alike, and have draws enough to tell, an estimate has their pooled variance,
+    or its own where that is larger, with the pooled degrees of freedom; elsewhere its own.
 
     Args:
         blocks: one of paired draws, two of independent draws, or as many as datasets that a
@@ -238,9 +255,9 @@ def _over_draws(
     if sum(parts) == 0 and documents is None:
         return None  # all draws tie, and nothing says how far apart they could have been
     dfs = [n - 1 for n in counts]
-    alike = len(set(counts)) == 1 and not unequal(variances, dfs)
     variance, per_draw, arms = sum(parts), sum(variances), len(drawn)
-    df = float(sum(dfs)) if alike else satterthwaite(parts, dfs)
+    pooled = len(set(counts)) == 1 and alike(variances, dfs)
+    df = float(sum(dfs)) if pooled else estimated_df(parts, dfs)
     if spread is not None:
         variance = max(variance, spread.variance * sum(1 / n for n in counts))
         per_draw = max(per_draw, spread.variance * len(drawn))
@@ -255,6 +272,11 @@ def _over_draws(
         draws=tuple(len(b.scores) for b in blocks),
         arms=arms,
     )
+
+
+def alike(variances: Sequence[float], dfs: Sequence[int]) -> bool:
+    """May variances be pooled: have they draws enough to tell, and do not seem to differ?"""
+    return min(dfs) >= LEAST_POOLED - 1 and not unequal(variances, dfs)
 
 
 def unequal(variances: Sequence[float], dfs: Sequence[int]) -> bool:

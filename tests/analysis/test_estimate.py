@@ -43,8 +43,8 @@ def test_intervals_cover_the_truth(draws: int) -> None:
 
 
 def test_the_interval_over_draws_is_student_s_on_the_scores() -> None:
-    random = np.random.default_rng(0)
-    a, b = random.normal(size=(2, 5))
+    a = np.random.default_rng(0).normal(size=5)
+    b = 1.2 * a[::-1] - 0.3  # about as far apart
     (e,) = estimates([Block(a), Block(-b)], None)
     wanted = stats.ttest_ind(a, b)
     assert e.p == pytest.approx(wanted.pvalue)
@@ -55,9 +55,33 @@ def test_the_interval_over_draws_is_student_s_on_the_scores() -> None:
 
 def test_unequal_variances_are_welch_s() -> None:
     random = np.random.default_rng(1)
-    a, b = random.normal(size=9), 20 * random.normal(size=9)
-    (e,) = estimates([Block(a), Block(-b)], None)
-    assert e.p == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue)
+    for draws, times in ((9, 20), (3, 1)):  # too far apart to be alike, too few to tell
+        a, b = random.normal(size=draws), times * random.normal(size=draws)
+        (e,) = estimates([Block(a), Block(-b)], None)
+        assert e.p == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue)
+
+
+@pytest.mark.parametrize("draws", [2, 3, 5, 20])
+@pytest.mark.parametrize("noise", [[1, 1, 1, 1], [1, 1, 1, 3], [1, 1, 3, 3]])
+def test_intervals_cover_where_datasets_are_unevenly_noisy(draws: int, noise: list[int]) -> None:
+    random = np.random.default_rng(draws)
+    covered = np.zeros(2)
+    for _ in range(FEW):
+        blocks = [Block(y) for y in random.normal(size=(4, draws)) * np.array(noise)[:, None]]
+        spread = pool(blocks, None)
+        for number, (i, j) in enumerate(((0, 1), (2, 3))):
+            (e,) = estimates([blocks[i], Block(-blocks[j].scores)], None, spread)
+            low, high = e.interval()
+            covered[number] += low <= 0 <= high
+    assert (covered >= 0.917 * FEW).all(), covered
+    assert (covered <= 0.99 * FEW).all(), covered
+
+
+def test_two_draws_of_arms_alike_have_about_two_degrees_of_freedom() -> None:
+    (e,) = estimates([Block(np.array([1.0, 3])), Block(np.array([0.0, 2]))], None)
+    assert e.df == 2
+    (e,) = estimates([Block(np.array([1.0, 3])), Block(np.array([0.0, 200]))], None)
+    assert e.df == pytest.approx(1, abs=1e-3)
 
 
 def test_one_draw_is_a_claim_about_that_set_alone() -> None:
@@ -87,10 +111,11 @@ def test_draws_that_tie_by_chance_are_no_certainty() -> None:
 
 def test_arms_that_are_alike_share_their_variance_and_others_do_not() -> None:
     random = np.random.default_rng(4)
-    y = random.normal(size=(5, 4))
+    y = np.linspace(1, 1.5, 5)[:, None] * random.normal(size=6)
+    assert pool([Block(row[:4]) for row in y], None) is None  # four draws cannot tell
     spread = pool([Block(row) for row in y], None)
     assert spread is not None
-    assert spread.df == 15
+    assert spread.df == 25
     assert spread.variance == pytest.approx(y.var(1, ddof=1).mean())
     y[0] *= 100
     assert pool([Block(row) for row in y], None) is None
