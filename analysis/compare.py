@@ -18,9 +18,10 @@ import duckdb
 import pyarrow
 import pyarrow.parquet
 
+from analysis.command import database_parser, run
 from analysis.data import Data
 from analysis.formats import FORMATS
-from analysis.scores import DatabaseError, opened, scores
+from analysis.scores import DatabaseError, opened, scores, told_scores
 from analysis.sentences import Teller, summary
 from analysis.tables import TABLES
 
@@ -45,17 +46,12 @@ class UnknownNameError(ValueError):
 
 def _parser() -> argparse.ArgumentParser:
     listed = "\n".join(f"  {name:11}{question}" for name, (_, question) in TABLES.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.compare",
-        description=f"{__doc__}\ntables:\n{listed}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("database", type=Path, help="the database, runs/<name>/results.duckdb")
+    parser = database_parser("compare", f"{__doc__}\ntables:\n{listed}")
     parser.add_argument("table", nargs="?", help="a table, in full; `all` with --out")
     parser.add_argument(
         "--score",
         action="append",
-        help="a score of results (default: the grid's primary one, and the perplexities)",
+        help="a score of results (default: the primary one, the mean accuracy, the perplexities)",
     )
     parser.add_argument("--format", choices=sorted(FORMATS), default="table")
     parser.add_argument("--out", type=Path, help="a folder that takes every table as Parquet")
@@ -92,14 +88,14 @@ def _answer(connection: duckdb.DuckDBPyConnection, options: argparse.Namespace) 
 
 
 def _chosen(connection: duckdb.DuckDBPyConnection, names: Sequence[str] | None) -> list[Any]:
-    """The scores to look at: those named, else the primary one and the perplexities."""
+    """The scores to look at: those named, else those that are told of."""
+    if not names:
+        return told_scores(connection)
     known = scores(connection)
-    for name in names or ():
+    for name in names:
         if name not in known:
             raise UnknownNameError(f"no score {name!r}; " + _choices(name, known))
-    if names:
-        return [known[name] for name in names]
-    return [s for i, s in enumerate(known.values()) if i == 0 or s.lower_is_better]
+    return [known[name] for name in names]
 
 
 def _choices(name: str, known: Any) -> str:
@@ -121,4 +117,4 @@ def _tell(data: Data) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -6,7 +6,6 @@ are those of Okabe and Ito, which colour-blind readers can tell apart; markers h
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections import defaultdict
@@ -16,6 +15,7 @@ from pathlib import Path
 from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
+from analysis.command import database_parser, run
 from analysis.latex import latex_table
 from analysis.report.findings import gather, listed_ties
 from analysis.results import Condition, Metric, Results, mean, recipe_labels
@@ -37,13 +37,7 @@ MOST_PANELS = 60
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.figures",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("database", type=Path, help="the database, runs/<name>/results.duckdb")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the files")
+    parser = database_parser("figures", __doc__, out="figures")
     parser.add_argument("--metric", help="the score (default: the one that the grid compares)")
     options = parser.parse_args(arguments)
     try:
@@ -298,4 +292,4 @@ def _legend(axes: Axes) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

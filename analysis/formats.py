@@ -34,7 +34,9 @@ def print_table(columns: Sequence[str], rows: Rows) -> None:
         console = Console(
             width=Measurement.get(console, console.options.update(max_width=10_000), table).maximum
         )
-    console.print(table)
+    with console.capture() as captured:  # rich itself would exit with 1 where nobody reads on
+        console.print(table)
+    print(captured.get(), end="")
 
 
 def _is_number(rows: Rows, column: int) -> bool:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Callable
 
 from scipy.special import nctdtr, stdtrit
+
+from analysis.command import run
 
 POWER = 0.8
 """How often a difference of the size in question is to be found."""
@@ -136,4 +137,4 @@ def describe(draws: int, datasets: int, sd: float, delta: float | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -8,7 +8,6 @@ BOS, harness, metric, source and number of draws, as far as the publication says
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import re
@@ -17,12 +16,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from statistics import stdev
 from typing import Any
 
 import duckdb
 
+from analysis.command import database_parser, run
 from analysis.formats import FORMATS
 from analysis.results import Results, generated_datasets, mean, recipe_parts
 from analysis.scores import DatabaseError, opened
@@ -34,12 +33,7 @@ DERIVED = ("gap", "sd", "gain")
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.published",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("database", type=Path, help="the database, runs/<name>/results.duckdb")
+    parser = database_parser("published", __doc__)
     parser.add_argument("pack", nargs="?", help="a pack (default: the one of the run's name)")
     parser.add_argument("--format", choices=sorted(FORMATS), default="table")
     options = parser.parse_args(arguments)
@@ -349,4 +343,4 @@ def _same_parts(published: Published, recipe: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

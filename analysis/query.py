@@ -5,7 +5,6 @@ Without a name or SQL it lists the named queries, each with the question it answ
 
 from __future__ import annotations
 
-import argparse
 import sys
 from difflib import get_close_matches
 from importlib.resources import files
@@ -14,17 +13,13 @@ from typing import Any
 
 import duckdb
 
+from analysis.command import database_parser, run
 from analysis.formats import FORMATS, print_table
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.query",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("database", type=Path, help="the database, runs/<name>/results.duckdb")
+    parser = database_parser("query", __doc__)
     parser.add_argument("name", nargs="?", help="a named query")
     parser.add_argument("--sql", help="a query of your own")
     parser.add_argument("--format", choices=sorted(FORMATS), default="table")
@@ -70,4 +65,4 @@ def ask(database: Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -115,6 +115,15 @@ def scores(connection: duckdb.DuckDBPyConnection) -> dict[str, Score]:
     return dict(sorted(found.items(), key=lambda item: item[0] != primary))
 
 
+def told_scores(connection: duckdb.DuckDBPyConnection) -> list[Score]:
+    """The scores that are told of without being asked for: the primary, the means, the texts."""
+    return [
+        score
+        for number, score in enumerate(scores(connection).values())
+        if not number or score.lower_is_better or score.name == "mean_accuracy"
+    ]
+
+
 @dataclass(frozen=True)
 class Cell:
     """A cell that is done, with one of its scores.

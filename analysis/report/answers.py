@@ -163,7 +163,7 @@ def _which_is_best(results: Results, f: Findings) -> Answer | None:
     out = sorted(r for r in {r["dataset"] for r in rows} if not may[r])
     verdict = "cannot be told"
     if alone and 2 * alone.most_common(1)[0][1] > total:
-        verdict = alone.most_common(1)[0][0]
+        verdict = f"it is {alone.most_common(1)[0][0]}"
     elif out:
         verdict = f"not {' or '.join(out)}"
     listed = ", ".join(f"{name} in {n}" for name, n in may.most_common())
@@ -186,26 +186,36 @@ def _does_similarity_tell(results: Results, f: Findings) -> Answer | None:
     rows = [r for r in f.associations if r["measure"] == "jaccard" and r["given"] is None]
     if not rows:
         return None
-    better = -1 if f.score.lower_is_better else 1  # of a perplexity less is better
-    ranks = [better * r["rank"] for r in rows]
     sure = [r for r in rows if r["p"] < SURE]
-    ahead = sum(better * r["correlation"] > 0 for r in sure)
+    ahead = sum(r["correlation"] > 0 for r in sure)  # of what is better, also of perplexities
     verdict = "undecided"
     if 2 * ahead > len(rows):
         verdict = "yes"
     elif 2 * (len(sure) - ahead) > len(rows):
         verdict = "no, the reverse"
-    datasets = max(r["datasets"] for r in rows)
+    datasets, rank = max(r["datasets"] for r in rows), median(r["rank"] for r in rows)
     return Answer(
         "Does text nearer to the pre-training text prune better?",
         verdict,
-        f"Nearer datasets tend to score {'better' if median(ranks) > 0 else 'worse'}: median rank "
-        f"correlation {median(ranks):+.2f} over {_some(rows, 'setting')}, p < {SURE} in "
-        f"{len(sure)} (exact permutations).",
-        f"{datasets} datasets are the units"
+        f"Nearer datasets tend to score {'better' if rank > 0 else 'worse'}: median rank "
+        f"correlation {rank:+.2f} over {_some(rows, 'setting')}, p < {SURE} in {len(sure)}"
+        f"{_beside_quality(f)}.",
+        f"{datasets} datasets are the units; p by permutation"
         + ("; so few bear no interval." if datasets < 8 else "."),
         "similarity",
     )
+
+
+def _beside_quality(f: Findings) -> str:
+    """How similarity and editorial quality do, each where the other is given."""
+    given = {
+        measure: [r["rank"] for r in f.associations if r["measure"] == measure and r["given"]]
+        for measure in ("jaccard", "quality")
+    }
+    if not all(given.values()):
+        return ""
+    similarity, quality = (median(ranks) for ranks in given.values())
+    return f"; given quality {similarity:+.2f}, and quality given similarity {quality:+.2f}"
 
 
 def _data_or_pruner(results: Results, f: Findings) -> Answer | None:
@@ -271,6 +281,10 @@ def _gain(row: Row, name: str) -> float:
     return -ahead if row["unit"] == "%" else ahead
 
 
+OWN_TEXT = {"better": "better than", "worse": "worse than", "not told apart": "not told apart from"}
+"""How generated text does beside a real dataset, in words."""
+
+
 def _own_text(results: Results, f: Findings) -> Answer | None:
     generated = generated_datasets(results.run.get("grid"))
     rivals: dict[str, list[Row]] = defaultdict(list)
@@ -281,14 +295,18 @@ def _own_text(results: Results, f: Findings) -> Answer | None:
             rivals[other.pop()].append(row)
     if not rivals:
         return None
-    told, lost, won, total = [], 0, 0, 0
+    groups: dict[str, list[str]] = defaultdict(list)
+    lost = won = total = 0
     for name, rows in sorted(rivals.items()):
         gains = [_gain(r, r["b"] if r["a"] == name else r["a"]) for r in rows]
         pairs = list(zip(rows, gains, strict=True))
         better = sum(r["verdict"] == "differs" and g > 0 for r, g in pairs)
         worse = sum(r["verdict"] == "differs" and g < 0 for r, g in pairs)
-        told.append(f"{name} {_signed(mean(gains), f)} ({better} better, {worse} worse)")
+        way = "better" if better > worse else "worse" if worse > better else "not told apart"
+        told = f"{max(better, worse)} of {len(rows)}"
+        groups[way].append(f"{name} ({_signed(mean(gains), f)}, {told})")
         lost, won, total = lost + worse, won + better, total + len(rows)
+    listed = [f"{words} {', '.join(groups[way])}" for way, words in OWN_TEXT.items() if groups[way]]
     verdict = "undecided"
     if won and not lost:
         verdict = "yes, better" if 2 * won > total else "yes, where it can be told"
@@ -299,9 +317,9 @@ def _own_text(results: Results, f: Findings) -> Answer | None:
     return Answer(
         "Does text that the model writes itself do as well as real text?",
         verdict,
-        f"Mean difference to each real dataset over {_some(rows, 'setting')}, and in how many of "
-        f"them it is told from chance: {'; '.join(told)}.",
-        "For any draw, on these questions.",
+        f"Beside each real dataset it is {'; '.join(listed)}.",
+        "Mean difference, and in how many settings it is told from chance that way; for any draw, "
+        "on these questions.",
         "pairs",
     )
 

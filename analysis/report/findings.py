@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 
 from analysis.results import CONDITION, recipe_labels
-from analysis.scores import Score, scores
+from analysis.scores import Score, told_scores
 from analysis.sentences import Teller
 from analysis.tables import ESTIMANDS, Data, association_table, best_table, share_table
 
@@ -57,11 +57,9 @@ class Findings:
 
 
 def gather(connection: duckdb.DuckDBPyConnection) -> list[Findings]:
-    """Findings of the primary score, then of the perplexities."""
+    """Findings of the scores that are told of, the primary one first."""
     found = []
-    for number, score in enumerate(scores(connection).values()):
-        if number and not score.lower_is_better:
-            continue
+    for score in told_scores(connection):
         data = Data(connection, score)
         teller = Teller(data)
         teller.names = recipe_labels(teller.names)

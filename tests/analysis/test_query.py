@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from analysis.query import FORMATS, main, named_queries, question
 QUESTION = (
     "SELECT dataset, count(*) AS n FROM results WHERE dataset IS NOT NULL GROUP BY 1 ORDER BY 1"
 )
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +107,7 @@ def test_parquet_is_a_file_that_can_be_read(database: str, tmp_path: Path) -> No
     command = [sys.executable, "-m", "analysis.query", database, "datasets", "--format", "parquet"]
     path = tmp_path / "answer.parquet"
     with path.open("wb") as file:
-        subprocess.run(command, stdout=file, check=True, cwd=Path(__file__).parents[2])
+        subprocess.run(command, stdout=file, check=True, cwd=ROOT)
     table = pyarrow.parquet.read_table(path)
     assert set(table["dataset"].to_pylist()) == {"city", "farm"}
 
@@ -119,3 +122,22 @@ def test_values_that_json_and_tables_do_not_have(
     assert r"[x\|y]" in capsys.readouterr().out
     assert main([database, "--sql", sql]) == 0
     assert "[x|y]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", ["analysis.query", "analysis.compare"])
+def test_who_reads_may_stop_reading(module: str, database: str) -> None:
+    arguments = [database, *(["axes"] if module == "analysis.query" else [])]
+    command = [sys.executable, "-m", module, *arguments]
+    reader, writer = os.pipe()
+    os.close(reader)  # as `head` does once it has seen enough
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_pipe_gets_the_whole_width(database: str) -> None:
+    sql = "SELECT " + ", ".join(f"'{'wide' * 10}' AS column_{i}" for i in range(9))
+    command = [sys.executable, "-m", "analysis.query", database, "--sql", sql]
+    told = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert told.count("wide" * 10) == 9
+    assert len(told.splitlines()) == 5

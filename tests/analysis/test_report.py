@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from analysis.report.__main__ import main
@@ -72,6 +73,23 @@ def test_the_planted_effects_are_told(reports: dict[int, Path]) -> None:
     best = answers["Which calibration data is best?"]
     assert best["verdict"] == "not wikipedia"
     assert "synthetic in 40" in best["sentence"]
+
+
+def test_nearer_text_is_told_better_where_its_perplexity_is_lower(tmp_path: Path) -> None:
+    database = make_database(tmp_path / "results.duckdb", recipes=("wanda",))
+    with duckdb.connect(str(database)) as connection:  # nearer in the order of perplexity
+        connection.execute("""
+            UPDATE similarity SET value = 1 / rank FROM (
+                SELECT r.dataset, avg(r.ppl_wikitext2) AS rank FROM results r GROUP BY ALL
+            ) AS near WHERE similarity.dataset = near.dataset
+        """)
+    assert main([str(database), "--out", str(tmp_path / "report")]) == 0
+    data = data_of(tmp_path / "report" / "index.html")
+    for score in ("ppl_wikitext2", "mean_accuracy"):
+        (told,) = [
+            a for a in data["answers"][score] if "nearer to the pre-training" in a["question"]
+        ]
+        assert "tend to score better: median rank correlation +" in told["sentence"], told
 
 
 def test_a_real_run_shows_its_logs_texts_and_provenance(finished_run: Path, tmp_path: Path) -> None:
