@@ -1,10 +1,10 @@
 """Tokens a second of self-generation: `python -m tests.bench.generation`.
 
 On a GPU: a random model of Llama-2-7B's shape in bfloat16, prefixes of 16 tokens, the study's
-decoding settings; `generate` as the study calls it beside ours at several batches, each with its
-fraction of the floor, the time that weights, arithmetic and cache allow at the rates that a copy
-and a matrix product reach on this very device. Without a GPU: a tiny model, so that the table can
-be tested.
+decoding settings; `generate` as the study calls it, `generate` with a static cache and compilation,
+and ours at several batches, each with its fraction of the floor, the time that weights, arithmetic
+and cache allow at the rates that a copy and a matrix product reach on this very device. Without a
+GPU: a tiny model, so that the table can be tested.
 """
 
 from __future__ import annotations
@@ -138,9 +138,19 @@ def wait() -> None:
 # -- rows of the table
 
 
-def by_generate(model: LlamaForCausalLM, batch: int, new: int) -> float:
-    """Seconds of `generate` of transformers, called as the study does."""
+def by_generate(
+    model: LlamaForCausalLM, batch: int, new: int, static: bool = False
+) -> tuple[float, float]:
+    """Seconds of `generate` of transformers, called as the study does, and of its first call.
+
+    Args:
+        model: what writes.
+        batch: texts.
+        new: tokens a text.
+        static: with a static cache; on a GPU its step is compiled then, in the first call.
+    """
     ids, settings = prefixes(model, batch), study(batch)
+    more = {"cache_implementation": "static"} if static else {}
 
     def run(new: int) -> None:
         model.generate(
@@ -154,10 +164,19 @@ def by_generate(model: LlamaForCausalLM, batch: int, new: int) -> float:
             max_new_tokens=new,
             eos_token_id=None,
             pad_token_id=0,
+            **more,
         )
 
-    run(4)
-    return timed(lambda: run(new), 1)
+    # a static cache is made for its length, and what is compiled is for that cache
+    first = timed(lambda: run(new if static else 4), 1)
+    passed = timed(lambda: run(new), 1)
+    for name in (
+        "_cache",
+        "_previous_max_cache_length",
+        "_compiled_call",
+    ):  # what `generate` keeps on the model
+        vars(model).pop(name, None)
+    return passed, first
 
 
 def by_writer(model: LlamaForCausalLM, batch: int, new: int) -> tuple[float, float, str]:
@@ -233,11 +252,12 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.generation", description=__doc__)
     gpu = torch.cuda.is_available()
-    few = [64, 256, 384, 768] if gpu else [4]
+    few = [64, 128, 256, 384, 768] if gpu else [4]
     parser.add_argument("--shape", choices=SHAPES, default="7b" if gpu else "tiny")
     parser.add_argument("--new", type=int, default=256 if gpu else 16, help="new tokens a text")
     for name, batches in {
         "--generate": few[:1],
+        "--static": [64, 256] if gpu else [4],
         "--batches": few,
         "--long": [120] if gpu else [2],  # with eight times the new tokens
         "--split": [768] if gpu else [4],
@@ -271,13 +291,17 @@ def table(options: argparse.Namespace) -> None:
         )
 
     for batch in options.generate:
-        row("generate", batch, options.new, by_generate(model, batch, options.new), "")
+        row("generate", batch, options.new, by_generate(model, batch, options.new)[0], "")
     long = [(batch, 8 * options.new) for batch in options.long]
     for batch, new in [*((batch, options.new) for batch in options.batches), *long]:
         clear()
         passed, ready, path = by_writer(model, batch, new)
         memory = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0
         row("ours", batch, new, passed, f"{path}; ready in {ready:.1f} s; peak {memory:.0f} GB")
+    for batch in options.static:
+        clear()
+        passed, first = by_generate(model, batch, options.new, static=True)
+        row("static", batch, options.new, passed, f"generate, compiled; first call {first:.1f} s")
     for batch in options.split:
         clear()
         print(f"one step at batch {batch}, {PREFIX + options.new // 2} tokens in the cache, ms:")

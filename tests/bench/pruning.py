@@ -2,9 +2,9 @@
 
 A random Llama is pruned, its blocks on the host to begin with. The floor of a sequential method is
 two forward passes over all blocks, batched as large as ours and as transformers runs them. The
-published loops are those of a clone of github.com/locuslab/wanda, their arithmetic unchanged:
-only how today's layers are called is adapted. First use (kernels are compiled) is timed on its own
-and not part of what is compared.
+published loops are those of clones of their repositories, see `tests.bench.published`; they need
+not run on as many blocks, being compared by the block. First use (kernels are compiled) is timed on
+its own and not part of what is compared.
 """
 
 from __future__ import annotations
@@ -12,30 +12,31 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from prune.gradients import gradient_norms
 from prune.loop import prune_model
 from prune.model.load import device, stream
 from prune.model.weights import BlockWeights
 from prune.pattern import Pattern
 from prune.recipe import parse
+from tests.bench.published import LOOPS, clone_of, loop_of
 
 SHAPES = {  # hidden, intermediate, heads, key-value heads, blocks, vocabulary
     "7b": (4096, 11008, 32, 32, 32, 32000),
     "70b": (8192, 28672, 64, 8, 80, 32000),
     "tiny": (64, 176, 4, 2, 2, 512),
 }
-METHODS = ("wanda", "sparsegpt", "magnitude", "ria", "dsnot")
+METHODS = tuple(LOOPS)
 PATTERNS = ("unstructured", "2:4")
 GIB = 2**30
 
@@ -122,15 +123,22 @@ def timed(device_: torch.device, work: Callable[[], Any]) -> tuple[float, float]
     return time.perf_counter() - started, peak
 
 
-def ours(subject: Subject, method: str, pattern: str) -> tuple[float, float, Any]:
-    """Seconds and peak memory of `prune_model`, from dense blocks to pruned ones; its report."""
-    setting, report = subject.setting, []
+def ours(subject: Subject, method: str, pattern: str) -> tuple[float, float, float]:
+    """`prune_model` from dense blocks to pruned ones: seconds, GiB, and seconds of gradients."""
+    setting, gradients = subject.setting, [0.0]
     weights = subject.fresh()
     heldout = setting.windows(setting.heldout, seed=1) if setting.heldout else None
-    found = timed(
-        setting.device,
-        lambda: report.append(
-            prune_model(
+
+    def norms(*arguments: Any) -> Any:
+        started = time.perf_counter()
+        found = gradient_norms(*arguments)
+        gradients.append(time.perf_counter() - started)
+        return found
+
+    with mock.patch("prune.loop.gradient_norms", norms):
+        seconds, peak = timed(
+            setting.device,
+            lambda: prune_model(
                 subject.model,
                 parse(method),
                 Fraction(1, 2),
@@ -138,10 +146,9 @@ def ours(subject: Subject, method: str, pattern: str) -> tuple[float, float, Any
                 setting.windows(setting.size),
                 heldout_ids=heldout,
                 weights=weights,
-            )
-        ),
-    )
-    return *found, report[0]
+            ),
+        )
+    return seconds, peak, sum(gradients)
 
 
 def first_use(setting: Setting, method: str, pattern: str) -> float:
@@ -173,83 +180,29 @@ def floor(subject: Subject, batch: int) -> tuple[float, float]:
     return timed(setting.device, lambda: passes(model.model.layers))
 
 
-# -- the published loops
-
-
-class TodaysLayer(nn.Module):
-    """A block of today's transformers, to be called as blocks were in 2023."""
-
-    def __init__(self, block: nn.Module, rotations: tuple[Tensor, Tensor]) -> None:
-        super().__init__()
-        self.block = block
-        self.rotations = rotations
-
-    def forward(self, x: Tensor, **_: Any) -> tuple[Tensor]:
-        return (self.block(x, attention_mask=None, position_embeddings=self.rotations),)
-
-
-@contextmanager
-def published_modules(folder: Path, loader: Any) -> Iterator[Any]:
-    """The clone's `lib.prune`, whose data loader gives `loader`."""
-    data = types.ModuleType("lib.data")
-    data.get_loaders = lambda *_, **__: (loader, None)  # type: ignore[attr-defined]
-    sys.path.insert(0, str(folder))
-    sys.modules["lib.data"] = data
-    try:
-        from lib import prune as published
-
-        yield published
-    finally:
-        sys.path.remove(str(folder))
-        for name in [n for n in sys.modules if n == "lib" or n.startswith("lib.")]:
-            del sys.modules[name]
-
-
-def published(subject: Subject, folder: Path, method: str, pattern: str) -> tuple[float, float]:
+def published(subject: Subject, clone: Path, method: str, pattern: str) -> tuple[float, float]:
     """Seconds and peak memory of the published loop of a method."""
-    setting, model = subject.setting, subject.model
+    setting = subject.setting
     subject.fresh(setting.device)
-    blocks, layers = model.model.layers, nn.ModuleList()
-    places = torch.arange(setting.seqlen, device=setting.device)[None]
-    rotations = model.model.rotary_emb(model.model.embed_tokens.weight[None, :1], places)
-    layers.extend(TodaysLayer(block, rotations) for block in blocks)
-    model.seqlen, model.hf_device_map = setting.seqlen, {}
-    arguments = types.SimpleNamespace(
-        nsamples=setting.size, seed=0, sparsity_ratio=0.5, use_variant=False
-    )
-    n, m = (0, 0) if pattern == "unstructured" else map(int, pattern.split(":"))
-    loader = [(window[None],) for window in setting.windows(setting.size)]
-    with published_modules(folder, loader) as lib:
-        loop = getattr(lib, f"prune_{method}")
-        model.model.layers = layers
-        try:
-            with torch.no_grad(), quiet():
-                return timed(
-                    setting.device,
-                    lambda: loop(arguments, model, None, setting.device, prune_n=n, prune_m=m),
-                )
-        finally:
-            model.model.layers = blocks
+    with loop_of(method, clone, subject.model, setting.windows(setting.size), pattern) as loop:
+        return timed(setting.device, loop)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Nothing is printed."""
-    from contextlib import redirect_stdout
-    from io import StringIO
-
-    with redirect_stdout(StringIO()):
-        yield
-
-
-PUBLISHED = {"cuda": ("wanda", "sparsegpt", "magnitude"), "cpu": ("wanda",)}
-"""Methods of the clone that run on a device; most of it is written for GPUs alone."""
+ON_CPU = ("wanda", "dsnot", "pruner-zero")
+"""Published loops that run without a GPU; the others ask for one by name."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.pruning", description=__doc__)
-    parser.add_argument("--published", type=Path, metavar="DIR", help="a clone of locuslab/wanda")
+    parser.add_argument(
+        "--published",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="DIR",
+        help="clones of the published repositories, locuslab/wanda first",
+    )
     parser.add_argument("--shape", choices=SHAPES, help="default: 7b on a GPU, else tiny")
     parser.add_argument("--blocks", type=int, help="how many blocks; default: all of the shape")
     parser.add_argument("--published-blocks", type=int, help="blocks for the published loops")
@@ -287,7 +240,7 @@ def table(
     subject: Subject,
     methods: Sequence[str],
     patterns: Sequence[str],
-    clone: Path | None,
+    clones: Sequence[Path],
     published_blocks: int | None,
 ) -> None:
     """Measure and print, each row as soon as it is known."""
@@ -298,20 +251,25 @@ def table(
     base /= setting.blocks
     print(f"first use of all below {first:.2f} s; floor {base:.4f} s a block", flush=True)
     short = subject
-    if clone is not None and published_blocks and published_blocks < setting.blocks:
+    if clones and published_blocks and published_blocks < setting.blocks:
+        print(f"published loops on {published_blocks} blocks", flush=True)
         short = Subject(Setting(**{**vars(setting), "blocks": published_blocks}))
     heads = ("method", "pattern", "s/block", "all, s", "peak GiB", "published", "/published")
     print(("{:>13}" * 8).format(*heads, "/floor"), flush=True)
     for method in methods:
         for pattern in patterns:
-            seconds, peak, _ = ours(subject, method, pattern)
-            each = seconds / setting.blocks
-            theirs = float("nan")
-            if clone is not None and method in PUBLISHED[setting.device.type]:
+            seconds, peak, gradients = ours(subject, method, pattern)
+            theirs, clone = float("nan"), clone_of(method, clones)
+            if clone is not None and (setting.device.type == "cuda" or method in ON_CPU):
                 theirs = published(short, clone, method, pattern)[0] / short.setting.blocks
-            figures = each, each * setting.all_blocks, peak, theirs, each / theirs, each / base
-            line = f"{method:>13}{pattern:>13}" + "".join(f"{x:13.4f}" for x in figures)
-            print(line, flush=True)
+            rows = {method: seconds}
+            if gradients:  # which the published loop reads from a file
+                rows["but gradients"] = seconds - gradients
+            for name, passed in rows.items():
+                each = passed / setting.blocks
+                figures = each, each * setting.all_blocks, peak, theirs, each / theirs, each / base
+                line = f"{name:>13}{pattern:>13}" + "".join(f"{x:13.4f}" for x in figures)
+                print(line, flush=True)
 
 
 if __name__ == "__main__":
