@@ -43,32 +43,20 @@ def attend(
     Returns:
         [texts, heads x head_dim].
     """
-    if queries.is_cuda:
-        return _attend_by_kernel(queries, keys, values, past_keys, past_values, length, scaling)
-    last = int(length)
-    past_keys[:, :, last] = keys
-    past_values[:, :, last] = values.view_as(keys)
-    mixed = F.scaled_dot_product_attention(
-        queries[:, :, None],
-        past_keys[:, :, : last + 1],
-        past_values[:, :, : last + 1],
-        scale=scaling,
-        enable_gqa=queries.shape[1] != keys.shape[1],
-    )
-    return mixed.flatten(1)
-
-
-def _attend_by_kernel(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    past_keys: Tensor,
-    past_values: Tensor,
-    length: Tensor,
-    scaling: float,
-) -> Tensor:
     texts, heads, width = queries.shape
     key_heads, room = past_keys.shape[1:3]
+    if not queries.is_cuda:
+        last = int(length)
+        past_keys[:, :, last] = keys
+        past_values[:, :, last] = values.view_as(keys)
+        mixed = F.scaled_dot_product_attention(
+            queries[:, :, None],
+            past_keys[:, :, : last + 1],
+            past_values[:, :, : last + 1],
+            scale=scaling,
+            enable_gqa=heads != key_heads,
+        )
+        return mixed.flatten(1)
     mixed = torch.empty(texts, heads * width, dtype=queries.dtype, device=queries.device)
     group = heads // key_heads
     _kernel[(texts * key_heads,)](

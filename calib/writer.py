@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from calib.decoder import FastDecoder, NotFastError, PlainDecoder
+from calib.decoder import PlainDecoder
+from calib.fast_decoder import FastDecoder
+from calib.llama_shape import NotFastError
 from calib.sampling import Sampler, uniform_numbers
 
 if TYPE_CHECKING:

@@ -136,7 +136,7 @@ class Calibration(Strict):
 
 
 class Pruning(Strict):
-    """How a model is walked through; see `prune.loop.PruningOptions`."""
+    """How a model is walked through; see `prune.block_loop.PruningOptions`."""
 
     propagate: Literal["pruned", "dense"] = "pruned"
     skip: list[str] = []

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from calib.draw import CalibrationSet
@@ -22,12 +22,15 @@ from jobs.provenance import provenance
 from jobs.records import write_record
 from jobs.similarity_stage import Figures, cell_figures
 from jobs.stages import Stages
-from prune.loop import PruneReport, PruningOptions, prune_model
+from prune.block_loop import PruningOptions
+from prune.loop import prune_model
 from prune.model.blocks import decoder_blocks, prunable_linears
 from prune.model.load import load_streamed
+from prune.model.tensorfile import entries
 from prune.model.weights import BlockWeights
 from prune.pattern import Pattern
 from prune.recipe import DENSE
+from prune.report import PruneReport
 from prune.sample import pack_bits, unpack_bits
 
 
@@ -212,8 +215,8 @@ def kept_model(stages: Stages, key: str) -> PreTrainedModel | None:
         return load_model(stages.run.model(key), stages.plan.dtype)
     if stages.run.masks(key).is_dir() and not cell.recipe.updates_weights:
         model = stages.load(cell.model)
-        masks = load_file(stages.run.masks(key) / "masks.safetensors")
+        masks = entries(stages.run.masks(key))
         for name, weight in _weights(stages, model):
-            weight.masked_fill_(unpack_bits(masks[name], weight.shape).to(weight.device), 0)
+            weight.masked_fill_(unpack_bits(masks[name].read(), weight.shape).to(weight.device), 0)
         return model
     return None

@@ -13,11 +13,9 @@ First use on a machine compiles the kernels (2 s beside an H200); they are kept 
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,25 +32,11 @@ _agrees: dict[Any, bool] = {}  # by class or function: does its kernel compute t
 
 def fused(x: Tensor) -> bool:
     """Do the kernels of `prune.kernels` take `x`: on a GPU, in float32 or less, with Triton?"""
-    return x.is_cuda and x.element_size() <= 4 and _has_triton()
-
-
-@cache
-def _has_triton() -> bool:
-    """Is Triton there, and can it compile and run a kernel?"""
-    if find_spec("triton") is None:
+    if not x.is_cuda or x.element_size() > 4:
         return False
-    import torch
+    from prune.model.triton_check import triton_runs
 
-    try:
-        from prune.kernels import lowest_of_each
-
-        lowest_of_each(torch.ones(1, 4, device="cuda"), 2, 4)
-    except Exception as error:  # no C compiler, no place for its cache, an old GPU
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        warnings.warn(f"no fused kernels, plain torch instead: Triton: {reason}", stacklevel=2)
-        return False
-    return True
+    return triton_runs()
 
 
 @contextmanager
@@ -120,7 +104,7 @@ def _fused_rotation(original: Callable[..., Any]) -> Callable[..., Any]:
         usable = not keywords and fused(cos) and cos.element_size() == 2 and cos.dtype == sin.dtype
         if not usable or not _agrees.get(original, True):
             return original(*arguments, **keywords)
-        from prune.kernels import rotate
+        from prune.kernels.block_parts import rotate
 
         if cos.dim() == 3:
             cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
@@ -147,21 +131,21 @@ def _equal(found: Tensor, expected: Tensor) -> bool:
 
 
 def _norm(module: Any, x: Tensor) -> Tensor:
-    from prune.kernels import root_mean_square_norm
+    from prune.kernels.block_parts import root_mean_square_norm
 
     epsilon = getattr(module, "variance_epsilon", None)
     return root_mean_square_norm(x, module.weight, module.eps if epsilon is None else epsilon)
 
 
 def _gated(module: Any, x: Tensor) -> Tensor:
-    from prune.kernels import silu_times
+    from prune.kernels.block_parts import silu_times
 
     answer: Tensor = module.down_proj(silu_times(module.gate_proj(x), module.up_proj(x)))
     return answer
 
 
 def _gated_openlm(module: Any, x: Tensor) -> Tensor:
-    from prune.kernels import silu_times
+    from prune.kernels.block_parts import silu_times
 
     answer: Tensor = module.w3(silu_times(*module.w12(x).chunk(2, dim=-1)))
     return answer

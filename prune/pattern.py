@@ -101,7 +101,7 @@ def lowest_unchecked(saliency: Tensor, target: Target, group: Group = "row") -> 
 def _lowest_of_rows(saliency: Tensor, count: int) -> Tensor:
     """Mark the `count` lowest of every row, lowest index on ties; bool, same shape."""
     if fused(saliency) and len(saliency) > 1:
-        from prune.kernels import LONGEST_ROW, lowest_rows
+        from prune.kernels.ranking import LONGEST_ROW, lowest_rows
 
         if saliency.shape[1] <= LONGEST_ROW:
             return lowest_rows(saliency, count)
@@ -117,7 +117,7 @@ def lowest_of_each_m(saliency: Tensor, pattern: Pattern) -> Tensor:
             f"pattern {pattern} needs a number of inputs that {pattern.m} divides, not {columns}"
         )
     if fused(saliency):
-        from prune.kernels import lowest_of_each
+        from prune.kernels.ranking import lowest_of_each
 
         return lowest_of_each(saliency, pattern.m - pattern.n, pattern.m)
     groups = saliency.reshape(-1, pattern.m)

@@ -211,7 +211,7 @@ def _prune_block(W: Tensor, mask: Tensor, factor: Tensor, target: Target) -> Ten
         if m:
             counts = mask.reshape(len(W), -1, m).sum(2, dtype=torch.int32)
     if fused(W) and W.shape[1] <= WIDEST_FUSED:
-        from prune.kernels import solve
+        from prune.kernels.solving import solve
 
         return solve(W, mask, factor, counts, m)
     errors = torch.zeros_like(W)

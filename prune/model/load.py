@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -67,12 +66,36 @@ def load_streamed(folder: Path, dtype: str) -> tuple[PreTrainedModel, BlockWeigh
     if device().type == "cuda":
         model, files = _empty_model(folder, DTYPES[dtype])
     if model is None:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False
-        )
+        model = _whole_model(folder, DTYPES[dtype])
     model.requires_grad_(False)
     model.eval()
     return model, stream(model, device(), files)
+
+
+def _whole_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The model on the host, as transformers makes it of what the files hold."""
+    stored = {name: entry.read() for name, entry in entries(folder).items()}
+    if not stored:
+        raise OSError(f"{folder} holds no safetensors weights (pickled weights are not read)")
+    kind: Any = type(_meta_model(folder, dtype))
+    model: PreTrainedModel
+    model, found = kind.from_pretrained(
+        None,  # a path would have the files mapped
+        config=AutoConfig.from_pretrained(folder, trust_remote_code=False),
+        state_dict=stored,
+        dtype=dtype,
+        output_loading_info=True,
+    )
+    if found["missing_keys"]:  # transformers makes them up
+        some = ", ".join(sorted(found["missing_keys"])[:5])
+        raise ValueError(f"{folder} lacks weights of its {kind.__name__}: {some}")
+    _take_generation_config(model, folder)
+    return model
+
+
+def _take_generation_config(model: PreTrainedModel, folder: Path) -> None:
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
 
 
 def stream(
@@ -102,10 +125,8 @@ def stream(
     return StreamedWeights(blocks, device, files or {}, prefix)
 
 
-def _empty_model(
-    folder: Path, dtype: torch.dtype
-) -> tuple[PreTrainedModel | None, dict[str, Entry]]:
-    """The model without weights, and where they lie by its own names; None where not all do."""
+def _meta_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The model with its buffers, and weights that have only a shape."""
     from accelerate import init_empty_weights
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -114,6 +135,14 @@ def _empty_model(
             config, dtype=dtype, trust_remote_code=False
         )
     model.tie_weights()
+    return model
+
+
+def _empty_model(
+    folder: Path, dtype: torch.dtype
+) -> tuple[PreTrainedModel | None, dict[str, Entry]]:
+    """The model without weights, and where they lie by its own names; None where not all do."""
+    model = _meta_model(folder, dtype)
     stored, base = entries(folder), model.base_model_prefix + "."
     files: dict[str, Entry] = {}
     for name, parameter in model.named_parameters():
@@ -127,8 +156,7 @@ def _empty_model(
     }
     if persistent & {n.removeprefix(base) for n in stored}:
         return None, {}  # buffers that are stored, tied weights that are stored twice
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+    _take_generation_config(model, folder)
     return model, files
 
 
@@ -144,10 +172,7 @@ def refuse_larger(folder: Path, dtype: str, memory: int, device_name: str) -> No
     Raises:
         ValueError: says what it would need.
     """
-    elements = 0
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, "pt") as file:
-            elements += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    elements = sum(entry.shape.numel() for entry in entries(folder).values())
     needed = elements * DTYPES[dtype].itemsize
     if needed > memory:
         raise ValueError(

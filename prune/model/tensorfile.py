@@ -62,13 +62,15 @@ class Entry:
 
 
 def entries(folder: Path) -> dict[str, Entry]:
-    """The tensors of all safetensors files of a model folder, by name.
+    """The tensors of the safetensors files of a model folder, by name.
 
     Raises:
         ValueError: a file is no safetensors file, or not all of it is there.
     """
+    paths = sorted(folder.glob("*.safetensors"))
+    own = [path for path in paths if path.name.startswith("model")]  # some have a copy beside it
     found: dict[str, Entry] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in own or paths:
         found |= header(path)[1]
     return found
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from calib.attention import attend
-from calib.decoder import FastDecoder
+from calib.fast_decoder import FastDecoder
 from calib.spec import GenerateSpec
 from calib.writer import Writer
 

@@ -135,7 +135,7 @@ def ours(subject: Subject, method: str, pattern: str) -> tuple[float, float, flo
         gradients.append(time.perf_counter() - started)
         return found
 
-    with mock.patch("prune.loop.gradient_norms", norms):
+    with mock.patch("prune.block_loop.gradient_norms", norms):
         seconds, peak = timed(
             setting.device,
             lambda: prune_model(

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from calib import decoder
-from calib.decoder import FastDecoder, NotFastError, PlainDecoder
+from calib.decoder import PlainDecoder
+from calib.fast_decoder import FastDecoder
+from calib.llama_shape import NotFastError
 from calib.sampling import uniform_numbers
 from calib.spec import GenerateSpec
 from calib.writer import Writer

@@ -13,7 +13,8 @@ import torch
 from tiny_models import build, windows
 
 from prune import checkpoint
-from prune.loop import PruningOptions, prune_model
+from prune.block_loop import PruningOptions
+from prune.loop import prune_model
 from prune.pattern import Pattern
 from prune.recipe import parse
 from prune.report import PruneReport
@@ -86,7 +87,7 @@ def test_what_is_all_there_is_not_computed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, expected = prune(tmp_path)
-    monkeypatch.setattr("prune.loop.Stream", None)  # nothing goes through the blocks
+    monkeypatch.setattr("prune.block_loop.Stream", None)  # nothing goes through the blocks
     model, report = prune(tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(tensors(whole), tensors(model), strict=True))
     assert report.linears == expected.linears

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 from tiny_models import build, windows
 from torch import Tensor, nn
 
-from prune import activations, errors, fused
+from prune import activations, errors
 from prune.activations import Batches, allocate
 from prune.calls import BlockCalls
 from prune.errors import InputGram, InputSample, gram_energy
+from prune.model import triton_check
 from prune.model.blocks import decoder_blocks, prunable_linears, record_block_inputs
 from prune.model.weights import BlockWeights
 from prune.sparsegpt import SparseGPT, invert_lower
@@ -119,15 +121,19 @@ def test_products_of_half_precision_are_summed_in_parts(
     torch.testing.assert_close(gram.full(), x.float().T @ x.float(), rtol=1e-4, atol=1e-2)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels run here")
 def test_where_kernels_cannot_run_plain_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "find_spec", lambda _: object())  # there, but of no use
-    fused._has_triton.cache_clear()
+    def no_compiler() -> None:
+        raise RuntimeError("Failed to find C compiler.\nmore")
+
+    monkeypatch.setattr(triton_check, "_try", no_compiler)
+    triton_check.triton_runs.cache_clear()
     try:
-        with pytest.warns(UserWarning, match="no fused kernels, plain torch instead"):
-            assert not fused._has_triton()
+        with pytest.warns(UserWarning, match=r"plain torch instead: Triton: Failed to find C"):
+            assert not triton_check.triton_runs()
+        with warnings.catch_warnings(action="error"):
+            assert not triton_check.triton_runs()  # said once
     finally:
-        fused._has_triton.cache_clear()
+        triton_check.triton_runs.cache_clear()
 
 
 def test_batches_are_of_one_length_where_that_is_near() -> None:

@@ -47,6 +47,7 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path: Path) -> None:
 def test_the_files_hold_what_the_loaded_model_has(name: str, tmp_path: Path) -> None:
     build(name).save_pretrained(tmp_path)
     loaded = load_model(tmp_path, "float32")
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text(), "read, not mapped"
     empty, files = _empty_model(tmp_path, torch.float32)
     if name == "gpt-neox":  # its files have another name for one weight: the host reads it all
         assert empty is None
@@ -67,6 +68,15 @@ def test_a_model_without_all_weights_is_not_streamed(tmp_path: Path) -> None:
     tensors.pop("model.layers.1.mlp.up_proj.weight")
     save_file(tensors, path, metadata={"format": "pt"})
     assert _empty_model(tmp_path, torch.float32) == (None, {})
+    with pytest.raises(ValueError, match=r"lacks weights of its LlamaForCausalLM: .*up_proj"):
+        load_model(tmp_path, "float32")
+
+
+def test_a_copy_beside_the_model_is_not_read(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "model-00001-of-00001.safetensors")
+    save_file({"a": torch.zeros(2), "b": torch.zeros(2)}, tmp_path / "consolidated.safetensors")
+    assert entries(tmp_path)["a"].read().tolist() == [1, 1]
+    assert entries(tmp_path).keys() == {"a"}
 
 
 @GPU

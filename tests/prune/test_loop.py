@@ -10,7 +10,8 @@ import torch
 from tiny_models import build, linear_inputs, state, wanda_mask, windows
 from torch import Tensor
 
-from prune.loop import PruningOptions, full_precision, prune_model
+from prune.block_loop import PruningOptions
+from prune.loop import full_precision, prune_model
 from prune.model.blocks import decoder_blocks
 from prune.pattern import Pattern, Target, lowest
 from prune.pruner import Pruned, Pruner, pruned

@@ -10,7 +10,8 @@ from tiny_models import build, linear_inputs, windows
 from torch import Tensor
 
 from prune.allocation import bounded
-from prune.loop import PruningOptions, prune_model
+from prune.block_loop import PruningOptions
+from prune.loop import prune_model
 from prune.model.blocks import decoder_blocks
 from prune.owl import Owl
 from prune.pattern import Pattern, Target

@@ -9,7 +9,8 @@ import torch
 from tiny_models import build, linear_inputs, state, windows
 from torch import Tensor
 
-from prune.loop import PruningOptions, _generator, prune_model
+from prune.block_loop import PruningOptions, _generator
+from prune.loop import prune_model
 from prune.model.blocks import decoder_blocks
 from prune.pattern import Pattern
 from prune.recipe import parse
