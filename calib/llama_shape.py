@@ -160,12 +160,12 @@ def _joined(linears: Sequence[nn.Linear]) -> nn.Linear:
         linears[0].in_features, sum(rows), bias=linears[0].bias is not None, device="meta"
     )
     for name in ("weight", "bias"):
-        parts = [getattr(linear, name) for linear in linears]
-        if parts[0] is None:
+        own = [getattr(linear, name) for linear in linears]
+        if own[0] is None:
             continue
-        whole = torch.cat(parts)
+        whole = torch.cat(own)
         setattr(joined, name, nn.Parameter(whole, requires_grad=False))
-        for part, view in zip(parts, whole.split(rows), strict=True):
+        for part, view in zip(own, whole.split(rows), strict=True):
             part.data = view
     return joined
 

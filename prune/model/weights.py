@@ -69,7 +69,7 @@ class StreamedWeights(BlockWeights):
 
     The next block comes, and a changed one leaves, while the one at hand is worked on: at most
     three are on the device. The host keeps what was changed, so in the end the model once, and
-    two blocks of pinned memory.
+    one block of pinned memory.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from calib import decoder
+from calib import fast_decoder
 from calib.decoder import PlainDecoder
 from calib.fast_decoder import FastDecoder
 from calib.llama_shape import NotFastError
@@ -82,7 +82,7 @@ def test_the_model_itself_is_left_as_it_was() -> None:
 def test_a_model_of_the_shape_with_other_arithmetic_is_not_fast(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(decoder, "gate", lambda hidden: hidden.chunk(2, -1)[0])
+    monkeypatch.setattr(fast_decoder, "gate", lambda hidden: hidden.chunk(2, -1)[0])
     with pytest.raises(NotFastError, match="logits differ by"):
         FastDecoder(build("llama-mha"), BATCH, PREFIX + NEW)
 
