@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
 from calib import draw
+from calib.pool import Pool
 from calib.readers import read_pool, read_rows
 from calib.sources import Source
-from calib.spec import DatasetSpec
 from cluster.yamlfile import Problem
 from jobs.cells import Cell, digest, expand, science
 from jobs.generate_checks import MOST_BYTES, generate_problems
 from jobs.grid import Grid, load_grid
 from jobs.gridnames import name_problems
-from jobs.inputs import Inputs, bos_problems, length_problems, look_up, width_problems
+from jobs.inputs import DatasetInput, Inputs, bos_problems, length_problems, look_up, width_problems
 from jobs.run import OtherName, Plan
 
 
@@ -60,7 +60,7 @@ def plan_grid(path: Path, overrides: list[str], out: Path) -> Planned:
         problems += length_problems(grid, cells, inputs)
         problems += bos_problems(grid, inputs)
         problems += _unreadable(inputs)
-        problems += _shortages(grid, cells, inputs)
+        problems += _shortages(cells, inputs, out / "artefacts" / "pools")
         problems += generate_problems(cells, inputs)
     if problems:
         raise file.error(problems)
@@ -142,8 +142,8 @@ BYTES_PER_TOKEN = 16
 """No tokenizer of natural text needs more: a pool of so many bytes a token asked for is enough."""
 
 
-def _shortages(grid: Grid, cells: list[Cell], inputs: Inputs) -> Iterator[Problem]:
-    """Draws that ask for more text than a dataset's files hold, where these can be counted here.
+def _shortages(cells: list[Cell], inputs: Inputs, pools: Path) -> Iterator[Problem]:
+    """Draws that ask for more text than a dataset has, where that can be counted here.
 
     Counts tokens only where the files are so small that they may not be enough.
     """
@@ -157,18 +157,19 @@ def _shortages(grid: Grid, cells: list[Cell], inputs: Inputs) -> Iterator[Proble
     counted: dict[tuple[str, str], list[int]] = {}
     for (model, dataset, sampler, seqlen, folds), size in largest.items():
         entry = inputs.datasets[dataset]
-        source = entry.source
+        text = _text(entry, pools)
         tokenizer = (inputs.models[model].folder or Path()) / "tokenizer.json"
         wanted = size * seqlen * folds
-        if source is None or not tokenizer.is_file():
+        if text is None or not tokenizer.is_file():
             continue
         enough = wanted * BYTES_PER_TOKEN if sampler == "stream" else MOST_BYTES
-        if _bytes(source) > min(enough, MOST_BYTES):
+        size_of_text, read = text
+        if size_of_text > min(enough, MOST_BYTES):
             continue
         lengths = counted.get((model, dataset))
         if lengths is None:
             try:
-                lengths = counted[model, dataset] = _document_tokens(source, entry.spec, tokenizer)
+                lengths = counted[model, dataset] = _document_tokens(read(), tokenizer)
             except ValueError as error:
                 yield Problem(("datasets", dataset), f"{dataset}: {error}")
                 counted[model, dataset] = []
@@ -182,16 +183,26 @@ def _shortages(grid: Grid, cells: list[Cell], inputs: Inputs) -> Iterator[Proble
             yield Problem(("cells", "size"), f"dataset {dataset}: {error}")
 
 
+def _text(entry: DatasetInput, pools: Path) -> tuple[int, Callable[[], Sequence[str]]] | None:
+    """Bytes of what a dataset's pool is made of, and its texts; None where it is not made yet."""
+    source = entry.source
+    if source is not None:
+        return _bytes(source), lambda: read_pool(source, entry.spec).texts
+    kept = pools / str(entry.identity) / "documents.parquet"
+    if not entry.spec.streaming or not kept.is_file():
+        return None
+    return kept.stat().st_size, lambda: list(Pool.load(kept.parent).texts)
+
+
 def _bytes(source: Source) -> int:
     return sum(path.stat().st_size for path in source.files)
 
 
-def _document_tokens(source: Source, spec: DatasetSpec, tokenizer: Path) -> list[int]:
+def _document_tokens(texts: Sequence[str], tokenizer: Path) -> list[int]:
     """Tokens of each document of a pool; needs the tokenizer's file only, not transformers."""
     from tokenizers import Tokenizer
 
     encoder = Tokenizer.from_file(str(tokenizer))
     encoder.no_truncation()
-    texts = read_pool(source, spec).texts
     encoded = encoder.encode_batch([" " + t for t in texts], add_special_tokens=False)
     return [len(e.ids) for e in encoded]

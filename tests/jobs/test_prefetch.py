@@ -490,6 +490,16 @@ def test_a_stream_that_the_hub_refuses_is_told(
     assert "has no data files for configuration 'nothing'" in capsys.readouterr().err
 
 
+def test_too_little_streamed_text_is_told_before_anything_runs(
+    stocked: StandIn, grid: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = grid()
+    text = path.read_text().replace("shards: 2", "shards: 1, streaming: true")
+    path.write_text(text.replace("size: 4", "size: 400"))
+    assert launch.main([str(path), "--out", str(tmp_path / "runs"), "--cluster", "local"]) == 2
+    assert "and size 400 x seqlen 32 asks for 12,800" in capsys.readouterr().err
+
+
 def test_streaming_is_for_the_hub(grid: Callable[..., Path], capsys: Any) -> None:
     path = grid()
     path.write_text(path.read_text().replace("path: owner/farm", "streaming: true, path: json"))
