@@ -93,6 +93,14 @@ class GenerateSpec(Strict):
     batch: int = Field(64, ge=1)
     seed: PoolSeed | Annotated[list[PoolSeed], AfterValidator(_distinct)] = 0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_prefix(cls, data: Any) -> Any:
+        """Without a source there is no prefix, whether that is written or not."""
+        if isinstance(data, dict) and "from" in data and data["from"] is None:
+            return {"prefix_tokens": 0} | data
+        return data
+
     @model_validator(mode="after")
     def _start(self) -> GenerateSpec:
         if self.source is not None and not self.prefix_tokens:
@@ -100,7 +108,7 @@ class GenerateSpec(Strict):
                 "prefix_tokens: 0 takes nothing of the source; write 1 or more, or `from: null` "
                 "for texts that begin with BOS alone"
             )
-        if self.source is None and "prefix_tokens" in self.model_fields_set and self.prefix_tokens:
+        if self.source is None and self.prefix_tokens:
             raise ValueError(
                 f"prefix_tokens: {self.prefix_tokens} without a source; name a dataset in `from`, "
                 "or leave prefix_tokens out: texts then begin with BOS alone"

@@ -53,6 +53,14 @@ def test_settings_of_generation_have_limits(key: str, value: float) -> None:
         DatasetSpec.model_validate({"generate": {"from": "a", key: value}})
 
 
+def test_from_bos_alone_is_read_again_as_it_was_written() -> None:
+    generate = {"from": None, "temperature": {"start": 2.0, "end": 0.6, "tokens": 10}}
+    spec = DatasetSpec.model_validate({"generate": generate})
+    assert spec.generate is not None
+    assert spec.generate.prefix == 0
+    assert DatasetSpec.model_validate_json(spec.model_dump_json(by_alias=True)) == spec
+
+
 def test_parents_are_the_datasets_that_one_is_made_from() -> None:
     assert DatasetSpec(mixture={"a": 1.0, "b": 2.0}).parents == ["a", "b"]
     assert DatasetSpec.model_validate({"generate": {"from": "a"}}).parents == ["a"]

@@ -91,7 +91,7 @@ def test_two_processes_write_the_same_bytes_as_one(
     for process in both:
         process.start()
     for process in both:
-        process.join(120)
+        process.join(600)
         assert process.exitcode == 0
     for kind in ("generated", "pools"):
         (one,) = (p for p in (tmp_path / "one/artefacts" / kind).iterdir() if holds(p, kind))
