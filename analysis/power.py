@@ -119,7 +119,12 @@ def describe(draws: int, datasets: int, sd: float, delta: float | None) -> str:
         return "One dataset: there is no gap between datasets to detect."
     pairs = datasets * (datasets - 1) // 2
     gap = smallest_gap(draws, datasets, sd)
-    assumed = f"if draws of a dataset differ by {sd:g} points (standard deviation)"
+    assumed = f"if draws of a dataset differ by {sd:g} points of accuracy (standard deviation)"
+    if sd == PUBLISHED_SD:
+        assumed += (
+            ", which is assumed: published of 7B models at 2:4 with 128 windows of 2,048 tokens "
+            "(Ji et al. 2025); `python -m analysis.power --sd` takes yours"
+        )
     if gap is None:
         text = "One draw a dataset: results hold for these calibration sets alone, whatever the gap"
     else:

@@ -90,17 +90,17 @@ class Teller:
         other = next((r for r in self.pairs if _is_for_new_questions(r, row)), None)
         if other is not None and (other["verdict"] != row["verdict"]):
             text += f"; for new questions {_verdict(other)}"
-        return text + (f"; beware, it mixes {row['mixed']}" if row["mixed"] else "")
+        return text + _beware(row)
 
     def gap(self, row: Row) -> str:
         """How far datasets are apart in one setting, and how far they would be by chance."""
         text = f"{self.where(row)}: best {row['best']}, worst {row['worst']}, a gap of "
         text += _with_unit(row["gap"], row["unit"])
         if row["estimand"] == ESTIMANDS["sets"]:
-            return f"{text}; one draw a dataset says nothing of other draws"
+            return f"{text}; one draw a dataset says nothing of other draws{_beware(row)}"
         return (
             f"{text}; if nothing differed about {row['if_nothing_differed']:.2g}, rarely above "
-            f"{row['at_most']:.2g} (p = {row['p']:.2g}){self._best(row)}"
+            f"{row['at_most']:.2g} (p = {row['p']:.2g}){self._best(row)}{_beware(row)}"
         )
 
     def _best(self, row: Row) -> str:
@@ -114,11 +114,13 @@ class Teller:
         """The comparison of the best and the worst dataset where they are farthest apart."""
         told = self.told_pairs()
         for gap in sorted(self.told_gaps(), key=lambda row: -row["gap"]):
-            for row in told:
+            ways = gap["sampler"].split(", ")
+            for row in told:  # which names the sampler too, where there are several
                 ends: set[Any] = {row["a"], row["b"]}
+                ends |= {end.removesuffix(f" ({way})") for end in ends for way in ways}
                 if (
                     row["axis"] == "dataset"
-                    and ends == {gap["best"], gap["worst"]}
+                    and ends >= {gap["best"], gap["worst"]}
                     and all(row[name] == gap[name] for name in SETTING)
                 ):
                     return row
@@ -129,6 +131,11 @@ def _is_for_new_questions(candidate: Row, row: Row) -> bool:
     same = ("axis", "a", "b", "dataset", *SETTING)
     wanted = candidate["estimand"] == ESTIMANDS["questions"]
     return wanted and row is not candidate and all(candidate[n] == row[n] for n in same)
+
+
+def _beware(row: Row) -> str:
+    """In what else the arms of a comparison differ."""
+    return f"; beware, it mixes {row['mixed']}" if row["mixed"] else ""
 
 
 def _one_of(names: Sequence[str]) -> str:

@@ -22,13 +22,26 @@ CONTROLS = ("random_tokens", "ellipses")
 
 
 def _dataset_settings(of: Iterable[Cell]) -> Iterator[tuple[Row, dict[str, list[Cell]]]]:
-    """The settings in which datasets are compared, with the cells of each dataset."""
-    names = [*(n for n in SETTING if n != "dataset"), "sampler"]
+    """The settings in which datasets are compared, with the cells of each dataset.
+
+    Where each dataset has one sampler but not all the same, as in the study's own mix, they are
+    compared across samplers, and `mixed` says so; a dataset that was drawn in several ways is
+    compared within each.
+    """
+    names = [n for n in SETTING if n != "dataset"]
     once = [c for c in of if c.dataset is not None and c.replicate == 0]
     for values, members in strata(once, names).items():
-        arms = {str(d): group for (d,), group in strata(members, ("dataset",)).items()}
-        if len(arms) > 1:
-            yield dict(zip(names, values, strict=True)), arms
+        setting = dict(zip(names, values, strict=True))
+        ways = {(c.dataset, c.sampler) for c in members}
+        samplers = sorted({str(sampler) for _, sampler in ways})
+        groups = {", ".join(samplers): members}
+        if len(ways) > len({dataset for dataset, _ in ways}):
+            groups = {str(w): group for (w,), group in strata(members, ("sampler",)).items()}
+        for sampler, group in groups.items():
+            arms = {str(d): cells for (d,), cells in strata(group, ("dataset",)).items()}
+            mixed = "sampler" if sampler not in samplers else ""
+            if len(arms) > 1:
+                yield setting | {"sampler": sampler, "mixed": mixed}, arms
 
 
 def gap_table(data: Data) -> list[Row]:

@@ -12,6 +12,7 @@ import pytest
 from analysis.compare import main
 from analysis.data import ESTIMANDS, Data, Row
 from analysis.scores import opened, scores
+from analysis.sentences import summary
 from analysis.tables import TABLES
 from tests.analysis.conftest import write_database
 
@@ -176,6 +177,11 @@ def test_samplers_that_differ_are_flagged(tmp_path: Path) -> None:
     ]
     run = write_database(tmp_path / "mixed", cells=cells, replicate=1)
     with opened(run.database) as connection:
-        rows = TABLES["pairs"][0](Data(connection, scores(connection)["sciq"]))
-    assert {r["mixed"] for r in rows} == {"sampler"}
+        data = Data(connection, scores(connection)["sciq"])
+        rows, gaps, best = (TABLES[name][0](data) for name in ("pairs", "gaps", "best"))
+        assert "it mixes sampler" in summary([data])[0]
+    for table in (rows, gaps, best):  # shown, and flagged
+        assert {r["mixed"] for r in table} == {"sampler"}
+    assert {r["sampler"] for r in gaps} == {"document, stream"}
+    assert {r["dataset"] for r in best} == {"a", "b"}
     assert {(r["a"], r["b"]) for r in rows} == {("a (stream)", "b (document)")}
