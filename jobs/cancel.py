@@ -27,9 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     running = held(run.claims)
     stop = {"reason": "cancelled", "cause": "with jobs.cancel", "time": time.time()}
     write_json(run.stop, stop)  # launchers and cells look for it every few seconds
-    profile = Profile.model_validate(read_json(run.launch)["profile"])
-    if profile.backend == "slurm":
-        open_backend(profile, run.path).stop()
+    profile = read_json(run.launch)["profile"]
+    if profile["backend"] == "slurm":  # elsewhere the launcher stops what it started
+        open_backend(Profile.model_validate(profile), run.path).stop()
     deadline = time.monotonic() + WAIT_SECONDS
     while (left := held(run.claims)) and time.monotonic() < deadline:
         time.sleep(0.5)

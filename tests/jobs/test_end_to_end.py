@@ -19,7 +19,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from jobs import collect, launch, schema
+from jobs import cancel, collect, launch, schema
 from jobs.run import RunFolder
 
 ROOT = Path(__file__).parents[2]
@@ -267,6 +267,18 @@ def test_a_killed_worker_is_charged_for_one_cell_only(
     assert "signal 9" in failure["cause"]
     assert len(query(run / "results.duckdb", "FROM results WHERE status = 'done'")) == 5
     assert start(grid, tmp_path).wait(120) == 0  # lost work runs again
+
+
+def test_a_local_run_is_cancelled_by_a_word_to_its_launcher(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "tiny")
+    run.path.mkdir()
+    shutil.copy(finished_run / "launch.json", run.path)
+    assert cancel.main([str(run.path)]) == 0
+    stop = run.read_stop()
+    assert stop is not None
+    assert stop["reason"] == "cancelled"
 
 
 def test_two_launches_at_once_do_no_harm(write_grid: Callable[..., Path], tmp_path: Path) -> None:
