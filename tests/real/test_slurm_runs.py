@@ -133,7 +133,7 @@ def ordered(
     (tmp_path / "jobs" / "__init__.py").touch()
     monkeypatch.chdir(tmp_path)  # where Slurm starts the jobs, and Python looks first
     (tmp_path / "jobs" / "cell.py").write_text(CELL)
-    monkeypatch.setattr(work, "ROOT", tmp_path)
+    monkeypatch.setattr(work, "import_path", lambda _: str(tmp_path))
     monkeypatch.setattr(work, "shared_by", lambda *_: {})
 
     def go(deed: Callable[[int], str], per_job: int, **keys: Any) -> tuple[RunFolder, State]:
