@@ -28,6 +28,7 @@ from jobs.claims import take
 from jobs.failures import record_failure, worth_another
 from jobs.heartbeat import Heartbeat
 from jobs.run import Plan, RunFolder
+from jobs.taskfiles import NLTK_FOLDER
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -221,6 +222,7 @@ def quiet_libraries(plan: Plan, run: RunFolder) -> None:
     os.environ.setdefault("TRITON_CACHE_DIR", str(run.artefacts / "kernels"))
     if plan.inputs.mirror is not None:
         os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ["NLTK_DATA"] = str(plan.inputs.mirror / NLTK_FOLDER)
     scratch = os.environ.get("CALGRID_SCRATCH")
     base = Path(scratch) if scratch else run.artefacts
     for name, folder in compile_caches(base / "compiled").items():

@@ -9,8 +9,9 @@ from transformers import PreTrainedModel
 
 from calib.pool import SEPARATOR, Pool
 from calib.readers import read_rows
+from calib.spec import positions
 from jobs.cells import Cell, digest
-from jobs.inputs import positions
+from jobs.files import read_json
 from jobs.run import Evaluation
 from jobs.scores import Scores
 from jobs.stages import Stages
@@ -55,7 +56,7 @@ def _evaluate_task(
 
 def longest(stages: Stages, model: str) -> int:
     """Most tokens of a request or text: the grid's max_length, else the model's positions."""
-    own = positions(stages.folder(model)) or DEFAULT_POSITIONS
+    own = positions(read_json(stages.folder(model) / "config.json")) or DEFAULT_POSITIONS
     return stages.plan.evaluate.max_length or own
 
 

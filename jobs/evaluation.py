@@ -25,7 +25,7 @@ from jobs.perplexity import jackknife_stderr, mean_stderr, ratio
 from jobs.rows import cut_request
 from jobs.scorer import Scorer
 from jobs.scores import Metric, Scores
-from jobs.task_requests import Prepared
+from jobs.task_requests import Prepared, TaskGroup
 
 GENERATED_TOGETHER = 16
 """Prompts that text is generated for together."""
@@ -58,8 +58,8 @@ class TaskRunner:
             own = {key[1:]: value for key, value in responses.items() if key[0] == name}
             _add_task(scores, name, task, own)
             versions[name] = task.VERSION
-        if prepared.name not in prepared.tasks:
-            scores.metrics += aggregate(prepared, scores.metrics)
+        for name, group in prepared.groups.items():
+            scores.metrics += aggregate(name, group, scores.metrics)
         scores.notes["task_versions"] = versions
         return scores
 
@@ -164,21 +164,18 @@ def _outcome(value: Any, aggregation: Aggregation) -> float:
     return float(aggregation([value]))
 
 
-def aggregate(prepared: Prepared, metrics: Sequence[Metric]) -> list[Metric]:
+def aggregate(name: str, group: TaskGroup, metrics: Sequence[Metric]) -> list[Metric]:
     """A group's metrics from those of its tasks, weighted as its file says: by size, or alike."""
-    unweighted = set()
-    if prepared.group is not None:
-        listed = prepared.group.aggregate_metric_list or []
-        unweighted = {entry.metric for entry in listed if not entry.weight_by_size}
     found: dict[str, list[Metric]] = defaultdict(list)
     for metric in metrics:
-        found[metric.metric].append(metric)
+        if metric.task in group.tasks:
+            found[metric.metric].append(metric)
     combined = []
-    for name, parts in found.items():
-        weights = [1 if name in unweighted else part.n for part in parts]
+    for label, parts in found.items():
+        weights = [1 if label in group.unweighted else part.n for part in parts]
         total = sum(weights)
         value = sum(w * p.value for w, p in zip(weights, parts, strict=True)) / total
         errors = [w * p.stderr for w, p in zip(weights, parts, strict=True) if p.stderr is not None]
         stderr = math.hypot(*errors) / total if errors else None
-        combined.append(Metric(prepared.name, name, value, stderr, sum(p.n for p in parts)))
+        combined.append(Metric(name, label, value, stderr, sum(p.n for p in parts)))
     return combined

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from calib import datafiles
 from cluster.yamlfile import InputError
 from jobs.fetching import Fetcher
-from jobs.taskfiles import task_folder
+from jobs.taskfiles import NLTK_FOLDER, task_folder
 from prune.model import hub
 
 
@@ -29,24 +29,10 @@ def fetch_tasks(fetcher: Fetcher, folders: Mapping[str, Sequence[str]], grid: Pa
     Raises:
         InputError: a dataset cannot be had. hub.BrokenTransferError: the network broke.
     """
-    import datasets
-    from lm_eval.tasks import TaskManager
-
-    original = datasets.load_dataset
-    asked: list[str] = []
-
-    def load_dataset(path: str, name: str | None = None, *args: Any, **keywords: Any) -> Any:
-        if not hub.is_hub_id(path, Path()):
-            return original(path, name, *args, **keywords)
-        asked.append(path)
-        _fetch(fetcher, path, name, keywords)
-        keywords.pop("revision", None)
-        return original(str(fetcher.mirror / path), name, *args, cache_dir=scratch, **keywords)
-
-    with (
-        tempfile.TemporaryDirectory(prefix="calgrid-") as scratch,
-        mock.patch.object(datasets, "load_dataset", load_dataset),
-    ):
+    words = fetcher.mirror / NLTK_FOLDER
+    words.mkdir(exist_ok=True)  # NLTK fetches into the first of its folders that is there
+    os.environ["NLTK_DATA"] = str(words)
+    with tempfile.TemporaryDirectory(prefix="calgrid-") as scratch:
         for task, names in folders.items():
             own = Path(names[0])
             key = str(own / task) if own.is_absolute() else task  # one may be called as lm-eval's
@@ -54,18 +40,40 @@ def fetch_tasks(fetcher: Fetcher, folders: Mapping[str, Sequence[str]], grid: Pa
             if known is not None and all(fetcher.is_whole("dataset", repo) for repo in known):
                 continue
             fetcher.console.print(f"task {task}")
-            asked.clear()
-            manager = TaskManager(include_defaults=False, include_path=[*map(task_folder, names)])
             try:
-                manager.load([task])
+                asked = _load(fetcher, task, [*map(task_folder, names)], scratch)
             except hub.BrokenTransferError:
                 raise
             except Exception as error:  # whatever a task's own code says, the user must know
                 cause = " ".join(f"{type(error).__name__}: {error}".split())
                 raise InputError([f"{grid}: task {task}: {cause}"]) from error
-            fetcher.manifest.tasks[key] = sorted(set(asked))
+            fetcher.manifest.tasks[key] = asked
             fetcher.manifest.harness = version("lm-eval")
             fetcher.manifest.write(fetcher.mirror)
+    if not any(words.iterdir()):
+        words.rmdir()
+
+
+def _load(fetcher: Fetcher, task: str, folders: Sequence[str], scratch: str) -> list[str]:
+    """Load a task, and fetch what it asks for; the hub ids of that."""
+    from lm_eval.tasks import TaskManager
+
+    from jobs.task_documents import answering, load_for_real, with_files_of
+
+    asked: list[str] = []
+
+    def answer(path: str, name: str | None, options: dict[str, Any]) -> Any:
+        options["cache_dir"] = scratch
+        if not hub.is_hub_id(path, Path()):
+            return load_for_real(path, name, **with_files_of(folders, None, options))
+        asked.append(path)
+        _fetch(fetcher, path, name, options)
+        options.pop("revision", None)
+        return load_for_real(str(fetcher.mirror / path), name, **options)
+
+    with answering(answer):
+        TaskManager(include_defaults=False, include_path=list(folders)).load([task])
+    return sorted(set(asked))
 
 
 def _fetch(fetcher: Fetcher, path: str, name: str | None, keywords: Mapping[str, Any]) -> None:

@@ -120,11 +120,15 @@ class Forward:
         self.tokens = GPU_TOKENS if cuda else CPU_TOKENS
         self.compiled = cuda and self.model.num_parameters() >= COMPILED_PARAMETERS
 
-    @property
-    def takes_rows(self) -> bool:
-        """Does its attention go through transformers' `sdpa`, by name?"""
-        attention = self.model.config._attn_implementation
-        return attention == "sdpa" and bool(self.model._can_set_attn_implementation())
+    def obstacle(self, length: int) -> str | None:
+        """What is known to keep requests of up to `length` tokens from going through as rows."""
+        config = self.model.config
+        if config._attn_implementation != "sdpa" or not self.model._can_set_attn_implementation():
+            return f"attention is {config._attn_implementation}, which does not take rows"
+        window = getattr(config.get_text_config(), "sliding_window", None)
+        if isinstance(window, int) and window < length:
+            return f"attention sees {window} tokens, and the longest request has {length}"
+        return None
 
     @contextmanager
     def by_rows(self) -> Iterator[None]:

@@ -102,7 +102,8 @@ def _prepare(planned: Planned, options: argparse.Namespace, console: Console) ->
         InputError: something cannot be had.
     """
     from jobs.demo.text import collect
-    from jobs.inputs import fetch_missing, uses_demo
+    from jobs.fetch_missing import fetch_missing
+    from jobs.used import uses_demo
 
     if not planned.unresolved:
         return planned
@@ -113,7 +114,7 @@ def _prepare(planned: Planned, options: argparse.Namespace, console: Console) ->
     if planned.unresolved:
         try:
             pools = options.out / "artefacts" / "pools"
-            fetch_missing(planned.grid, planned.plan.inputs, pools, console.print)
+            fetch_missing(planned.plan.inputs, pools, console.print)
         except Exception as error:  # whatever the hub or the network said, the user must know
             cause = " ".join(f"{type(error).__name__}: {error}".split())
             names = ", ".join(sorted(set(planned.unresolved)))
@@ -263,7 +264,7 @@ def _finish(run: RunFolder, state: object, console: Console) -> int:
         _say(console, describe(run, file))
     _say(console, answers.headline(run.database))
     console.print(show.results_table(run.database, console.width))
-    for warning in show.text_warnings(run.database):
+    for warning in show.warnings(run.database):
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     show.failures(run, state, console)
     stop = run.read_stop()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from jobs.forward import Forward, KeysValues, Layout, Part, score_logits
 from jobs.rows import NONE, Group, Packed, Row, Scored, batch_size, groups_of, pack, parts_of
@@ -37,7 +37,7 @@ class LogLikelihoods:
     applied only where something is scored. In every list of requests the longest rows of each
     kind are checked against separate sequences through the whole model. Where they differ (for a
     window of attention that is shorter, a recurrent layer, logits that are more than a
-    projection) the list is scored by separate sequences, and `notes` says so.
+    projection) the list is scored by separate sequences, and `notes` says so, and why.
 
     Attributes:
         notes: how the latest list was scored, for the record.
@@ -57,36 +57,38 @@ class LogLikelihoods:
             ValueError: a log-likelihood is NaN or infinite.
         """
         groups = groups_of(requests)
-        fast = self.forward.takes_rows and self._agrees(groups, requests)
+        fallback = self._obstacle(groups, requests)
         results: list[Result] = [(0.0, False)] * len(requests)
-        if fast:
+        if fallback is None:
             with self.forward.by_rows():
                 self._score_groups(groups, requests, results)
         else:
             self._score_groups([_separate(groups)], requests, results, plain=True)
         check_numbers([value for value, _ in results])
         self.notes = {
-            "shared_context": fast,
-            "shared_prefixes": sum(len(g.prefix) > 0 for g in groups) if fast else 0,
+            "shared_context": fallback is None,
+            "fallback": fallback,
+            "shared_prefixes": 0 if fallback else sum(len(g.prefix) > 0 for g in groups),
             "batch_tokens": self.forward.tokens,
-            "compiled": self.forward.compiled if fast else False,
+            "compiled": False if fallback else self.forward.compiled,
         }
         return results
 
-    def _agrees(self, groups: Sequence[Group], requests: Sequence[Scored]) -> bool:
-        """Do rows give what separate sequences give, for the longest of each kind?
+    def _obstacle(self, groups: Sequence[Group], requests: Sequence[Scored]) -> str | None:
+        """Why rows do not give what separate sequences give; None where the longest of each do.
 
         Kinds whose longest row is no longer than one that agreed before are not tried again.
         """
-        if not _sees_everything(self.forward.model.config, max(len(r.tokens) for r in requests)):
-            return False
+        known = self.forward.obstacle(max(len(r.tokens) for r in requests))
+        if known is not None:
+            return known
         sample = {
             kind: group
             for kind, group in _sample(groups).items()
             if group.rows[-1].longest > self._agreed.get(kind, 0)
         }
         if not sample:
-            return True
+            return None
         separate = _separate(list(sample.values()))
         found: list[Result] = [(0.0, False)] * len(requests)
         wanted = list(found)
@@ -96,10 +98,11 @@ class LogLikelihoods:
         tolerance = AGREEMENT[self.forward.model.dtype == torch.float32]
         for row in separate.rows:
             for i, _, scored in row.requests:
-                if not abs(found[i][0] - wanted[i][0]) <= tolerance * scored:
-                    return False
+                apart = abs(found[i][0] - wanted[i][0]) / scored
+                if not apart <= tolerance:
+                    return f"rows and separate sequences differ by {apart:.2g} nats a token"
         self._agreed |= {kind: group.rows[-1].longest for kind, group in sample.items()}
-        return True
+        return None
 
     def _score_groups(
         self,
@@ -180,12 +183,6 @@ def _separate(groups: Sequence[Group]) -> Group:
     """Every distinct request as a row of its own, without a prefix."""
     rows = [alone for group in groups for row in group.rows for alone in row.separate()]
     return Group(NONE, rows)
-
-
-def _sees_everything(config: PretrainedConfig, length: int) -> bool:
-    """Does no layer attend to the nearest tokens only, at this length?"""
-    window = getattr(config.get_text_config(), "sliding_window", None)
-    return not isinstance(window, int) or window >= length
 
 
 def _sample(groups: Sequence[Group]) -> dict[Kind, Group]:

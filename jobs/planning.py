@@ -17,7 +17,9 @@ from jobs.cells import Cell, digest, expand, science
 from jobs.generate_checks import MOST_BYTES, generate_problems
 from jobs.grid import Grid, load_grid
 from jobs.gridnames import name_problems
-from jobs.inputs import DatasetInput, Inputs, bos_problems, length_problems, look_up, width_problems
+from jobs.inputs import DatasetInput, Inputs
+from jobs.lookup import look_up
+from jobs.model_checks import bos_problems, length_problems, width_problems
 from jobs.run import OtherName, Plan
 
 

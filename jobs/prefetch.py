@@ -24,9 +24,9 @@ from jobs.claims import take
 from jobs.fetching import Fetcher, Wanted
 from jobs.grid import Grid, load_grid
 from jobs.gridnames import name_problems
-from jobs.inputs import hub_datasets
 from jobs.planning import plan_grid
 from jobs.taskfiles import DEMO, datasets_of, index_folder, task_index
+from jobs.used import hub_datasets
 from prune.model import hub
 
 EXIT_DONE, EXIT_BROKEN, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130

@@ -16,6 +16,7 @@ from jobs.files import finite, read_json, unique_suffix, write_json
 from jobs.gate import ReferenceValueError, deviation
 from jobs.heartbeat import Heartbeat
 from jobs.run import Evaluation, RunFolder
+from jobs.scores import Metric
 from prune.recipe import DENSE
 
 if TYPE_CHECKING:
@@ -84,23 +85,32 @@ def evaluate_and_record(
             that refused.
     """
     beat(evaluation.name)
-    identity = evaluation.key(key)
 
     def measure(folder: Path) -> None:
         _measure(stages, key, cell, model, evaluation, folder)
 
     if cell.recipe.name == DENSE:
-        baseline = stages.artefact("baselines", identity, measure)
-        wrong = read_json(baseline / "record.json")["notes"].get("reference")
-        if wrong is not None:
-            if stages.plan.evaluate.gate == "refuse":
-                raise ReferenceValueError(f"{wrong} (evaluate.gate: warn goes on all the same)")
-            print(f"warning: {wrong}", file=sys.stderr, flush=True)
-        _publish(baseline, stages.run, key, evaluation)
+        baseline = stages.artefact("baselines", evaluation.key(key), measure)
+        notes = _pass_gate(stages, cell, evaluation, baseline)
+        _publish(baseline, stages.run, key, evaluation, notes)
         return
     with tempfile.TemporaryDirectory() as scratch:
         measure(Path(scratch))
-        _publish(Path(scratch), stages.run, key, evaluation)
+        _publish(Path(scratch), stages.run, key, evaluation, {})
+
+
+def _pass_gate(
+    stages: Stages, cell: Cell, evaluation: Evaluation, baseline: Path
+) -> dict[str, str]:
+    """Compare a dense figure with what is known of its model; what to note of that."""
+    metrics = [Metric(**m) for m in read_json(baseline / "record.json")["metrics"]]
+    wrong = deviation(cell.model, evaluation, metrics)
+    if wrong is None:
+        return {}
+    if stages.plan.evaluate.gate == "refuse":
+        raise ReferenceValueError(f"{wrong} (evaluate.gate: warn goes on all the same)")
+    print(f"warning: {wrong}", file=sys.stderr, flush=True)
+    return {"reference": wrong}
 
 
 def _measure(
@@ -117,9 +127,6 @@ def _measure(
 
     started = time.monotonic()
     scores = evaluate(stages, cell, model, evaluation)
-    if cell.recipe.name == DENSE:
-        wrong = deviation(cell.model, evaluation, scores.metrics)
-        scores.notes |= {} if wrong is None else {"reference": wrong}
     identity = evaluation.key(key)
     rows = [
         {"cell": key, "evaluation": identity, "task": t, "doc_id": d, "metric": m, "value": v}
@@ -140,8 +147,10 @@ def _measure(
     write_json(folder / "record.json", finite(record))
 
 
-def _publish(folder: Path, run: RunFolder, key: str, evaluation: Evaluation) -> None:
-    """Write an evaluation into the run; the JSON last, since it says that all is there.
+def _publish(
+    folder: Path, run: RunFolder, key: str, evaluation: Evaluation, notes: dict[str, str]
+) -> None:
+    """Write an evaluation into the run, with more notes; the JSON last: it says that all is there.
 
     A baseline may come from a run that has another name for its text; it gets this run's.
     """
@@ -152,4 +161,4 @@ def _publish(folder: Path, run: RunFolder, key: str, evaluation: Evaluation) -> 
     for item in (*record["metrics"], *rows):
         item["task"] = name if item["task"] == before else item["task"]
     write_table(path.with_suffix(".parquet"), rows, OUTCOMES)
-    write_json(path, record | {"name": name})
+    write_json(path, record | {"name": name, "notes": record["notes"] | notes})

@@ -202,13 +202,17 @@ def _header(name: str) -> str:
 
 
 def _varies(labels: list[list[str]], column: int) -> bool:
-    """Does a column tell pruned rows apart? Only what has a dataset has every column filled."""
-    return len({label[column] for label in labels if label[5] != "-"}) > 1
+    """Does a column tell rows apart? Beside the model, only rows with a dataset have them all."""
+    return len({label[column] for label in labels if column == 0 or label[5] != "-"}) > 1
 
 
-def text_warnings(database: Path) -> list[str]:
-    """What a reader of the results should know of the text: contamination, unequal samples."""
+def warnings(database: Path) -> list[str]:
+    """What a reader of the results should know: dense figures that are off, and of the text."""
     with duckdb.connect(str(database), read_only=True) as connection:
+        off = connection.execute(
+            "SELECT DISTINCT notes ->> '$.reference' AS off FROM evaluations "
+            "WHERE in_grid AND off IS NOT NULL ORDER BY ALL"
+        ).fetchall()
         shared = connection.execute(
             "SELECT dataset, task, max(found), max(task_documents) FROM contamination "
             "WHERE found > 0 GROUP BY ALL ORDER BY ALL"
@@ -217,7 +221,8 @@ def text_warnings(database: Path) -> list[str]:
             "SELECT dataset, max(units) FROM similarity WHERE measure = 'jaccard' "
             "AND units IS NOT NULL GROUP BY ALL ORDER BY 2, 1"
         ).fetchall()
-    found = [
+    found = [text for (text,) in off]
+    found += [
         f"dataset {dataset} shares 13 words in a row with {n:,} of {total:,} documents of {task}"
         for dataset, task, n, total in shared
     ]

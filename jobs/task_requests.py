@@ -206,19 +206,38 @@ def _rows(task: Task, encoder: Encoder, max_length: int) -> Iterator[dict[str, A
             yield row | {"context": context, "continuation": continuation}
 
 
-@dataclass
-class Prepared:
-    """The requests of a task or group, read from an artefact.
+@dataclass(frozen=True)
+class TaskGroup:
+    """Tasks that have figures together.
 
     Attributes:
-        name: of the task or group. tasks: the leaves, by name; their documents are in memory.
-        group: how the leaves are aggregated, None for a task.
+        tasks: the leaves. unweighted: metrics whose mean is over tasks, whatever their size.
+    """
+
+    tasks: frozenset[str]
+    unweighted: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, group: Group) -> TaskGroup:
+        """A group of lm-eval, and the groups inside it, as one."""
+        listed = group.aggregate_metric_list or []
+        unweighted = [entry.metric for entry in listed if not entry.weight_by_size]
+        tasks = [task.task_name for task in group.get_all_tasks()]
+        return cls(frozenset(tasks), frozenset(unweighted))
+
+
+@dataclass
+class Prepared:
+    """The requests of a task, group or tag, read from an artefact.
+
+    Attributes:
+        tasks: the leaves, by name; their documents are in memory.
+        groups: the groups of them, by name; a tag is one, too. Empty for a task.
         rows: the requests, as in `SCHEMA`, columns of token ids as arrays.
     """
 
-    name: str
     tasks: dict[str, Task]
-    group: Group | None
+    groups: dict[str, TaskGroup]
     rows: list[dict[str, Any]]
 
     @classmethod
@@ -238,7 +257,10 @@ class Prepared:
             dict(zip(columns, values, strict=True))
             for values in zip(*columns.values(), strict=True)
         ]
-        return cls(name, dict(loaded["tasks"]), loaded.get("groups", {}).get(name), rows)
+        tasks = dict(loaded["tasks"])
+        groups = {} if name in tasks else {name: TaskGroup(frozenset(tasks))}
+        groups |= {n: TaskGroup.of(group) for n, group in loaded.get("groups", {}).items()}
+        return cls(tasks, groups, rows)
 
 
 def _arrays(column: pyarrow.ChunkedArray) -> list[np.ndarray]:

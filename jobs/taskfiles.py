@@ -59,6 +59,9 @@ def demo_tasks_folder() -> Path:
     return Path(str(files("jobs") / "demo" / "tasks"))
 
 
+NLTK_FOLDER = "nltk_data"
+"""Of a mirror: what task files fetch by NLTK when they are imported, as ifeval's do."""
+
 DEMO = "demo:"
 """Stands for the folder of the demo's own task files."""
 

@@ -176,10 +176,16 @@ def refuse_larger(folder: Path, dtype: str, memory: int, device_name: str) -> No
     needed = elements * DTYPES[dtype].itemsize
     if needed > memory:
         raise ValueError(
-            f"model {folder.name} does not fit one device: its weights need {needed / 1e9:.1f} GB "
-            f"in {dtype}, and {device_name} has {memory / 1e9:.1f} GB; ask for a larger GPU, or "
-            "set a shorter dtype (models are not split over devices yet)"
+            f"model {_name(folder)} does not fit one device: its weights need "
+            f"{needed / 1e9:.1f} GB in {dtype}, and {device_name} has {memory / 1e9:.1f} GB; ask "
+            "for a larger GPU, or set a shorter dtype (models are not split over devices yet)"
         )
+
+
+def _name(folder: Path) -> str:
+    """A model's name for people: in the hub's cache, the folder itself is called by a commit."""
+    cached = [part for part in folder.parts if part.startswith("models--")]
+    return cached[0].removeprefix("models--").replace("--", "/") if cached else folder.name
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -13,18 +13,22 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from jobs.loglikelihood import LogLikelihoods
+from jobs.loglikelihood import LogLikelihoods, Result
 from jobs.rows import NONE, Group, Scored, cut_request, groups_of
 
 Pair = tuple[list[int], list[int]]
 """Context and continuation."""
 
 SHAPES = ("hellaswag", "mmlu", "boolq")
+
+MAX_LENGTH = 2048
+"""Most tokens of a request."""
 
 
 def pairs(shape: str, vocabulary: int, scale: float) -> list[Pair]:
@@ -134,9 +138,9 @@ class Plain(LogLikelihoods):
 
 
 def harness(
-    model: PreTrainedModel, requests: list[Pair], batch: int = 64
-) -> Callable[[], object] | None:
-    """lm-eval's own HF model, None where it is not installed."""
+    model: PreTrainedModel, requests: list[Pair], batch: int = 64, **options: Any
+) -> Callable[[], list[Result]] | None:
+    """lm-eval's own HF model, None where it is not installed; `options` are its own."""
     try:
         from lm_eval.models.huggingface import HFLM
     except ImportError as error:
@@ -149,9 +153,31 @@ def harness(
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="0")), eos_token="1"
     )
-    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, max_length=2048)
+    options = {"batch_size": batch, "max_length": MAX_LENGTH} | options
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, **options)
     triples = [((str(c), str(w)), c, w) for c, w in requests]
     return lambda: lm._loglikelihood_tokens(triples, disable_tqdm=True)
+
+
+def measure(model: PreTrainedModel, shape: str, scale: float, repeats: int) -> None:
+    """Print the table of one shape."""
+    raw = pairs(shape, model.config.vocab_size, scale)
+    requests = [cut_request(context, wanted, MAX_LENGTH) for context, wanted in raw]
+    floor = floor_seconds(model, requests)
+
+    def show(way: str, seconds: float) -> None:
+        rate = len(raw) / seconds
+        print(f"{shape:10} {way:28} {rate:10.0f} {seconds:8.2f} {floor / seconds:8.0%}", flush=True)
+
+    show("floor: matrix products alone", floor)
+    shared = LogLikelihoods(model)
+    first = timed(lambda: shared(requests), 1)  # compiles, and checks itself
+    show("shared rows", timed(lambda: shared(requests), repeats))
+    print(f"{'':10} first call {first:.1f} s; {shared.notes}", flush=True)
+    show("plain, scored logits only", timed(lambda: Plain(model)(requests), 1))
+    slow = harness(model, raw)
+    if slow is not None:
+        show("lm-eval HF model, batch 64", timed(slow, 1))
 
 
 def main() -> None:
@@ -170,23 +196,7 @@ def main() -> None:
     print(f"{device}, Llama {size} with random weights, {model.dtype}, torch {torch.__version__}")
     print(f"{'shape':10} {'way':28} {'requests/s':>10} {'seconds':>8} {'of floor':>8}")
     for shape in options.shapes:
-        raw = pairs(shape, model.config.vocab_size, scale)
-        requests = [cut_request(c, w, 2048) for c, w in raw]
-        floor = floor_seconds(model, requests)
-
-        def show(way: str, seconds: float, shape: str = shape, n: int = len(raw)) -> None:
-            part = f"{floor / seconds:8.0%}"  # noqa: B023
-            print(f"{shape:10} {way:28} {n / seconds:10.0f} {seconds:8.2f} {part}", flush=True)
-
-        show("floor: matrix products alone", floor)
-        shared = LogLikelihoods(model)
-        first = timed(lambda: shared(requests), 1)  # noqa: B023  (compiles, checks itself)
-        show("shared rows", timed(lambda: shared(requests), options.repeats))  # noqa: B023
-        print(f"{'':10} first call {first:.1f} s; {shared.notes}", flush=True)
-        show("plain, scored logits only", timed(lambda: Plain(model)(requests), 1))  # noqa: B023
-        slow = harness(model, raw)
-        if slow is not None:
-            show("lm-eval HF model, batch 64", timed(slow, 1))
+        measure(model, shape, scale, options.repeats)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,11 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
     PreTrainedModel,
 )
 
@@ -28,24 +26,34 @@ from jobs.perplexity import corpus_perplexity, row_perplexity
 from jobs.rows import cut_request
 from jobs.scorer import Request, Scorer
 from jobs.texts import TextTokens
+from prune.model.openlm import OpenLMForCausalLM
+from prune.model.openlm_config import OpenLMConfig
 
 VOCABULARY = 300
 
 
 def model(kind: str) -> PreTrainedModel:
     torch.manual_seed(1)
-    small = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
-    if kind == "llama":
-        config = LlamaConfig(**small, **heads, initializer_range=0.3)
-        return LlamaForCausalLM(config).eval()
-    if kind == "sliding":
-        config = MistralConfig(**small, **heads, sliding_window=6, initializer_range=0.3)
-        return MistralForCausalLM(config).eval()
-    config = GPT2Config(
-        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3
+    if kind == "openlm":
+        shape = {"vocab_size": VOCABULARY, "dim": 32, "n_layers": 2, "n_heads": 4}
+        return OpenLMForCausalLM(OpenLMConfig(**shape, initializer_range=0.3)).eval()
+    if kind == "gpt2":
+        shape = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4}
+        return GPT2LMHeadModel(GPT2Config(**shape, initializer_range=0.3)).eval()
+    types = {"sliding": "mistral", "scaled": "cohere"}
+    own = {"sliding": {"sliding_window": 6}, "gemma2": {"head_dim": 8}}
+    config = AutoConfig.for_model(
+        types.get(kind, kind),
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4 if kind == "gpt_neox" else 2,
+        intermediate_size=48,
+        initializer_range=0.3,
+        **own.get(kind, {}),
     )
-    return GPT2LMHeadModel(config).eval()
+    return AutoModelForCausalLM.from_config(config).eval()
 
 
 def requests() -> list[Request]:
@@ -61,14 +69,28 @@ def requests() -> list[Request]:
     return [*found, *many, found[0], (("", ""), contexts[4], tokens(5))]
 
 
-@pytest.mark.parametrize(("kind", "fast"), [("llama", True), ("gpt2", True), ("sliding", False)])
-def test_loglikelihoods_equal_those_of_lm_eval(tiny_model: Path, kind: str, fast: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "fallback"),
+    [
+        ("llama", None),
+        ("gpt2", None),
+        ("gpt_neox", None),
+        ("openlm", None),
+        ("sliding", "attention sees 6 tokens, and the longest request has 62"),
+        ("scaled", "rows and separate sequences differ by"),
+        ("gemma2", "attention is eager, which does not take rows"),
+    ],
+)
+def test_loglikelihoods_equal_those_of_lm_eval(
+    tiny_model: Path, kind: str, fallback: str | None
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     options = {"pretrained": model(kind), "tokenizer": tokenizer, "max_length": 62}
     ours = Scorer(**options, batch_size=1)
     found = ours._loglikelihood_tokens(requests())
     wanted = HFLM(**options, batch_size=4)._loglikelihood_tokens(requests(), disable_tqdm=True)
-    assert ours.likelihoods.notes["shared_context"] is fast
+    assert ours.likelihoods.notes["shared_context"] is (fallback is None)
+    assert str(ours.likelihoods.notes["fallback"]).startswith(str(fallback))
     assert [greedy for _, greedy in found] == [greedy for _, greedy in wanted]
     for (value, _), (reference, _) in zip(found, wanted, strict=True):
         assert value == pytest.approx(reference, rel=1e-4)

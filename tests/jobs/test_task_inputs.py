@@ -119,7 +119,11 @@ def test_a_dense_figure_is_compared_with_what_is_known() -> None:
     assert found(7.72, seqlen=512) is None
 
 
-def test_a_model_larger_than_a_device_is_refused(tiny_model: Path) -> None:
+def test_a_model_larger_than_a_device_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     refuse_larger(tiny_model, "float32", 10**6, "a GPU")
     with pytest.raises(ValueError, match="model tiny does not fit one device"):
         refuse_larger(tiny_model, "float32", 1000, "a GPU")
+    cached = tmp_path / "models--owner--big" / "snapshots" / "0123abcd"
+    shutil.copytree(tiny_model, cached)
+    with pytest.raises(ValueError, match="model owner/big does not fit one device: its weights"):
+        refuse_larger(cached, "float32", 1000, "a GPU")

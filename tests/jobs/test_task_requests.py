@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
-from lm_eval import simple_evaluate
+from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from jobs import task_documents
 from jobs.evaluation import TaskRunner
-from jobs.task_requests import Prepared, Settings, build
+from jobs.task_requests import Prepared, Settings, _set_shots, build
 from jobs.taskfiles import index_folder, metrics_of
 from tests.conftest import sentences
 
@@ -75,7 +75,7 @@ def ours(folder: Path, model: Path, name: str, scratch: Path, bos: bool = False)
     settings = Settings(SHOTS.get(name), 7, 60, bos)
     build(scratch, name, [str(folder)], {}, None, tokenizer, settings)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "load_dataset", None)  # a job does not read data sets
+        patch.setattr(task_documents, "load_for_real", None)  # a job does not read data sets
         prepared = Prepared.load(scratch, name, [str(folder)])
     net = AutoModelForCausalLM.from_pretrained(model)
     return TaskRunner(net, tokenizer, 60, bos).run(prepared)
@@ -94,10 +94,10 @@ def test_tasks_score_as_with_lm_eval(
         max_length=60,
         add_bos_token=False,
     )
-    wanted = simple_evaluate(
-        model=lm, tasks=[name], task_manager=manager, num_fewshot=SHOTS.get(name), limit=7,
-        bootstrap_iters=0,
-    )  # fmt: skip
+    tasks = manager.load([name])
+    for task in tasks["tasks"].values():
+        _set_shots(task, SHOTS.get(name))
+    wanted = evaluate(lm=lm, task_dict=tasks, limit=7, bootstrap_iters=0, log_samples=True)
     found = {(m.task, m.metric): m for m in scores.metrics}
     for task, metrics in wanted["results"].items():
         for key, value in metrics.items():
