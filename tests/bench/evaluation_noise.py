@@ -59,7 +59,7 @@ def compare(
     ways = list(found)
     chosen = {way: decisions(results, starts) for way, results in found.items()}
     questions = len(starts) - 1
-    print(f"{'':52} {'decisions':>12} {'greedy':>12} {'mean |d|':>9} {'max |d|':>9}")
+    print(f"{'':58} {'decisions':>12} {'greedy':>12} {'mean |d|':>9} {'max |d|':>9}")
     for i, one in enumerate(ways):
         for other in ways[i + 1 :]:
             a, b = found[one], found[other]
@@ -67,7 +67,7 @@ def compare(
             greedy = sum(x[1] != y[1] for x, y in zip(a, b, strict=True))
             gaps = [abs(x[0] - y[0]) for x, y in zip(a, b, strict=True)]
             print(
-                f"{one + ' : ' + other:52} {apart:5} of {questions:4} {greedy:5} of {len(a):4} "
+                f"{one + ' : ' + other:58} {apart:5} of {questions:4} {greedy:5} of {len(a):4} "
                 f"{statistics.fmean(gaps):9.4f} {max(gaps):9.4f}",
                 flush=True,
             )
