@@ -64,6 +64,12 @@ CARDS = {"24 GiB": 24, "48 GiB": 48, "80 GiB (A100, H100)": 79, "141 GB (H200)":
 UNKNOWN_TASK = (2000, 100)
 """Documents, and tokens each, of a task that the table does not have."""
 
+UNKNOWN_TEXT = 500_000
+"""Tokens of a perplexity text that the table does not have."""
+
+TOKEN_BYTES, PACKED = 4, 2.5
+"""Bytes of text a token, and of text a byte of a compressed file."""
+
 GIB = 2**30
 LINEARS_PER_BLOCK = 7
 
@@ -119,11 +125,22 @@ class Estimator:
                 count = min(count, limit or count)
                 tokens, documents = tokens + count * length, documents + count
             else:
-                total = table()["texts"].get(evaluation.name, 500_000)
+                total = self._text_tokens(evaluation.name)
                 windows = total / (evaluation.settings.get("seqlen") or 170)
                 share = min(1.0, (limit or windows) / windows)
                 tokens, documents = tokens + total * share, documents + windows * share
         return tokens, documents
+
+    def _text_tokens(self, name: str) -> float:
+        """Tokens of a perplexity text: no more than its files, where they are here, can hold."""
+        inputs = self.plan.inputs
+        source = (inputs.texts.get(name) or inputs.datasets[name]).source
+        known = float(table()["texts"].get(name, UNKNOWN_TEXT))
+        if source is None:
+            return known
+        plain = (".jsonl", ".json", ".csv", ".txt")
+        held = sum(f.stat().st_size * (1 if f.suffix in plain else PACKED) for f in source.files)
+        return min(known, held / TOKEN_BYTES)
 
     def cost(self, cell: Cell) -> CellCost | None:
         """What a cell takes; None where nothing is known of its model."""

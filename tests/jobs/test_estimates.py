@@ -76,3 +76,14 @@ def test_twice_the_windows_take_twice_the_memory_of_activations(
     steps = [b.gpu_gib - a.gpu_gib for a, b in pairwise(costs)]
     assert steps[0] == pytest.approx(steps[1])
     assert steps[0] == pytest.approx(2 * 4 * 32 * 32 * 4 / 2**30)
+
+
+def test_a_text_is_no_longer_than_its_files(
+    write_grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    planned = plan_grid(write_grid(), ["evaluate.limit=null", "evaluate.tasks=[]"], tmp_path)
+    source = planned.plan.inputs.datasets["farm"].source
+    assert source is not None
+    size = sum(file.stat().st_size for file in source.files)
+    ((tokens, _),) = estimates.Estimator(planned).evaluated.values()
+    assert tokens == pytest.approx(size / estimates.TOKEN_BYTES)
