@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -276,6 +277,17 @@ class Grid(Strict):
         assert spec.generate is not None
         one = spec.generate.model_copy(update={"seed": int(name.rpartition("@")[2])})
         return spec.model_copy(update={"generate": one})
+
+    def with_parents(self, names: Iterable[str]) -> set[str]:
+        """Some datasets, and all that they are made from."""
+        found = set(names)
+        queue = list(found)
+        while queue:
+            spec = self.dataset_spec(queue.pop())
+            fresh = [p for p in (spec.parents if spec else []) if p not in found]
+            found.update(fresh)
+            queue += fresh
+        return found
 
     def variants(self, name: str) -> list[str]:
         """A dataset, or one name for each seed where it lists several: `name@seed`."""

@@ -130,21 +130,9 @@ def _selections(grid: Grid) -> Iterator[Problem]:
                     f"select.by: {spec.select.by} needs a reference for model {model}; set "
                     "`reference:`, or choose by something else",
                 )
-            elif name in _ancestors(grid, reference):
+            elif name in grid.with_parents([reference]):
                 yield Problem(
                     ("datasets", name),
                     f"is chosen by its nearness to the reference {reference}, which is made from "
                     "it; break the circle",
                 )
-
-
-def _ancestors(grid: Grid, name: str) -> set[str]:
-    """A dataset and all that it is made from."""
-    found = {name}
-    queue = [name]
-    while queue:
-        spec = grid.dataset_spec(queue.pop())
-        fresh = [p for p in (spec.parents if spec else []) if p not in found]
-        found.update(fresh)
-        queue += fresh
-    return found

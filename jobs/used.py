@@ -16,13 +16,7 @@ def used_datasets(grid: Grid) -> set[str]:
     used = {v for block in grid.cells for d in block.dataset or [] for v in grid.variants(d)}
     used |= {r for m in grid.model if (r := grid.reference_of(m)) is not None}
     used |= {t for t in grid.evaluate.perplexity if t not in perplexity_texts()}
-    queue = list(used)
-    while queue:
-        spec = grid.dataset_spec(queue.pop())
-        fresh = [p for p in (spec.parents if spec else []) if p not in used]
-        used.update(fresh)
-        queue += fresh
-    return used
+    return grid.with_parents(used)
 
 
 def hub_datasets(grid: Grid, base: Path) -> list[tuple[str, DatasetSpec]]:
