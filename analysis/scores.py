@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow
 
 from analysis.estimate import Array, Documents
-from jobs import schema
+from jobs.store import schema
 
 TOLERANCE = 1e-6
 """Between a figure and the mean of its outcomes, relative: more says that it is no mean."""

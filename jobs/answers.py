@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cluster.code import import_path
-from jobs.cells import Cell
-from jobs.grid import Compare
+from jobs.plan.cells import Cell
+from jobs.plan.grid import Compare
 
 
 def headline(database: Path) -> str:

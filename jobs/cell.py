@@ -25,10 +25,10 @@ from cluster.caches import compile_caches
 from cluster.code import code_hash
 from cluster.driver import misfit
 from jobs.claims import take
+from jobs.evaluate.taskfiles import NLTK_FOLDER
 from jobs.failures import record_failure, worth_another
 from jobs.heartbeat import Heartbeat
 from jobs.run import Plan, RunFolder
-from jobs.taskfiles import NLTK_FOLDER
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -137,9 +137,9 @@ def run_cell(run: RunFolder, plan: Plan, key: str, beat: Heartbeat) -> None:
     """The whole experiment: text to calibration set to pruned model to scores, each recorded."""
     import torch
 
-    from jobs.prune_stage import kept_model, prune_and_record
-    from jobs.records import evaluate_and_record
-    from jobs.stages import Stages, free_memory
+    from jobs.stages.calibration import Stages, free_memory
+    from jobs.stages.prune import kept_model, prune_and_record
+    from jobs.store.records import evaluate_and_record
 
     contained = "CALGRID_IMAGE" in os.environ
     if (contained or torch.version.cuda) and (problem := misfit(torch.version.cuda)):

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs import store
 from jobs.claims import take
 from jobs.files import unique_suffix
-from jobs.readback import Damaged, Damages
 from jobs.run import RunFolder
+from jobs.store import merge
+from jobs.store.readback import Damaged, Damages
 
 POLL_SECONDS = 0.2
 
@@ -76,15 +76,15 @@ def collect(run: RunFolder, say: Callable[[str], None] = lambda line: None) -> l
             f"{run.path / 'plan.json'} cannot be read ({cause}); launching the grid again writes it"
         ) from error
     with _only_collector(run, say):
-        state = store.state_of(run, plan)
-        if store.is_current(run.database, state):
+        state = merge.state_of(run, plan)
+        if merge.is_current(run.database, state):
             return []
         damages = Damages(run)
         with tempfile.TemporaryDirectory(prefix="calgrid-") as scratch:
             built = Path(scratch) / run.database.name
             if run.database.is_file():
                 shutil.copyfile(run.database, built)
-            store.update(built, run, plan, damages, state)
+            merge.update(built, run, plan, damages, state)
             _put_into_place(built, run.database)
     return damages.found
 

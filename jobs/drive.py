@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from cluster.backend import Backend, Ended, Job
 from cluster.profile import Profile
-from jobs.cells import Cell
 from jobs.claims import held, is_held, release_of, take
 from jobs.failures import death, keeps_failing, record_failure, worth_another
+from jobs.plan.cells import Cell
 from jobs.run import Plan, RunFolder
 from jobs.work import cells_of, collect_job, jobs_for
 

@@ -19,10 +19,10 @@ from rich.console import Console
 
 from cluster.profile import Profile, default_name, load_profile
 from cluster.yamlfile import InputError
+from jobs.evaluate.taskfiles import DEMO
 from jobs.files import write_json
-from jobs.planning import Planned, plan_grid
+from jobs.plan.planning import Planned, plan_grid
 from jobs.run import RunFolder
-from jobs.taskfiles import DEMO
 
 EXIT_DONE, EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -102,8 +102,8 @@ def _prepare(planned: Planned, options: argparse.Namespace, console: Console) ->
         InputError: something cannot be had.
     """
     from jobs.demo.text import collect
-    from jobs.fetch_missing import fetch_missing
-    from jobs.used import uses_demo
+    from jobs.mirror.fetch_missing import fetch_missing
+    from jobs.plan.used import uses_demo
 
     if not planned.unresolved:
         return planned

@@ -21,12 +21,12 @@ from rich.console import Console
 
 from cluster.yamlfile import InputError
 from jobs.claims import take
-from jobs.fetching import Fetcher, Wanted
-from jobs.grid import Grid, load_grid
-from jobs.gridnames import name_problems
-from jobs.planning import plan_grid
-from jobs.taskfiles import DEMO, datasets_of, index_folder, task_index
-from jobs.used import hub_datasets
+from jobs.evaluate.taskfiles import DEMO, datasets_of, index_folder, task_index
+from jobs.mirror.fetching import Fetcher, Wanted
+from jobs.plan.grid import Grid, load_grid
+from jobs.plan.gridnames import name_problems
+from jobs.plan.planning import plan_grid
+from jobs.plan.used import hub_datasets
 from prune.model import hub
 
 EXIT_DONE, EXIT_BROKEN, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -101,7 +101,7 @@ def _fetch(grid: Grid, path: Path, mirror: Path, out: Path, console: Console) ->
             raise InputError([f"{path}: unknown tasks: {', '.join(unknown)}"])
         folders = {name: index[name] for name in tasks} | dict(_own_tasks(grid, base))
         if folders:
-            from jobs.fetch_tasks import fetch_tasks
+            from jobs.mirror.fetch_tasks import fetch_tasks
 
             fetch_tasks(fetcher, folders, path)
 

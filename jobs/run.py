@@ -13,10 +13,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from calib.pool import SEPARATOR
-from jobs.cells import Cell, canonical, digest, digest_of_text
 from jobs.files import read_json, unique_suffix, write_text
-from jobs.grid import Compare, Evaluate, Pruning, Resources, Similarity
-from jobs.inputs import Inputs
+from jobs.plan.cells import Cell, canonical, digest, digest_of_text
+from jobs.plan.grid import Compare, Evaluate, Pruning, Resources, Similarity
+from jobs.plan.inputs import Inputs
 from prune.recipe import DENSE
 
 EVALUATION_VERSION = 2

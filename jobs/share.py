@@ -15,7 +15,7 @@ from pathlib import Path
 
 from calib.shards import SHARD_DOCUMENTS
 from calib.similarity import EXACT_UNITS
-from jobs.cells import Cell, digest
+from jobs.plan.cells import Cell, digest
 from jobs.run import Plan, RunFolder
 
 MOST_JOBS = 64
@@ -112,8 +112,8 @@ def build(run: RunFolder, plan: Plan, part: Shared) -> None:
     from calib.pool import SEPARATOR
     from jobs.claims import build_once
     from jobs.heartbeat import Heartbeat
-    from jobs.similarity_stage import pool_figures
-    from jobs.stages import Stages, free_memory
+    from jobs.stages.calibration import Stages, free_memory
+    from jobs.stages.similarity import pool_figures
 
     name = f"shared-{part.dataset}-{os.getpid()}"
     beat = Heartbeat(run.heartbeat(name), f"text of {part.dataset}")

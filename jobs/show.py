@@ -16,10 +16,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from jobs import estimates
-from jobs.cells import Cell
 from jobs.drive import State
-from jobs.planning import Planned
+from jobs.plan import estimates
+from jobs.plan.cells import Cell
+from jobs.plan.planning import Planned
 from jobs.run import RunFolder
 from prune.recipe import DENSE
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from cluster.backend import Job
 from cluster.code import import_path
-from jobs.cells import Cell
 from jobs.failures import memory_gb
+from jobs.plan.cells import Cell
 from jobs.run import Plan, RunFolder
 from jobs.share import Shared, shared_by
 

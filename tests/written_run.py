@@ -1,7 +1,7 @@
 """A run folder whose records are written, not computed: thousands of cells with known truth.
 
-The records have the very form that jobs write (`jobs.records` writes the tables); what is in them
-is chosen by the caller. `tests/jobs/test_end_to_end.py` collects records of real cells.
+The records have the very form that jobs write (`jobs.store.records` writes the tables); what is
+in them is chosen by the caller. `tests/jobs/test_end_to_end.py` collects records of real cells.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pyarrow
 
-from jobs.cells import Cell, digest, expand, science
-from jobs.describe import describe
+from jobs.evaluate.task_inputs import DEFAULT_METRIC, TaskInput
 from jobs.files import write_json
-from jobs.grid import Grid
-from jobs.inputs import DatasetInput, Inputs, ModelInput
-from jobs.records import LINEARS, OUTCOMES, write_table
+from jobs.plan.cells import Cell, digest, expand, science
+from jobs.plan.describe import describe
+from jobs.plan.grid import Grid
+from jobs.plan.inputs import DatasetInput, Inputs, ModelInput
 from jobs.run import Plan, RunFolder
-from jobs.task_inputs import DEFAULT_METRIC, TaskInput
+from jobs.store.records import LINEARS, OUTCOMES, write_table
 
 GRID: dict[str, Any] = {
     "name": "written",
@@ -146,7 +146,7 @@ def write_run(
 
 
 def cell_record(key: str, cell: Cell) -> dict[str, Any]:
-    """A record as `jobs.prune_stage` writes it."""
+    """A record as `jobs.stages.prune` writes it."""
     return {
         "cell": key,
         "run": "written",
@@ -178,7 +178,7 @@ def _linears(key: str, cell: Cell, mask: bytes | None) -> list[dict[str, Any]]:
 
 
 def _write_columns(path: Path, columns: dict[str, Any]) -> None:
-    """As `jobs.records.write_table`, from columns: millions of rows are no list of dicts."""
+    """As `jobs.store.records.write_table`, from columns: millions of rows are no list of dicts."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pyarrow.table(columns, schema=OUTCOMES)
     pyarrow.parquet.write_table(table, path, compression="zstd")

@@ -11,7 +11,7 @@ from typing import Any
 
 import duckdb
 
-from jobs import schema
+from jobs.store import schema
 
 DATASETS = {"dclm": 0.0, "c4": -0.004, "slimpajama": -0.008, "wikipedia": -0.02, "synthetic": 0.003}
 """What a dataset adds to every accuracy at 60 %; a quarter of it at 50 %."""

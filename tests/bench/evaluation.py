@@ -19,8 +19,8 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from jobs.loglikelihood import LogLikelihoods, Result
-from jobs.rows import NONE, Group, Scored, cut_request, groups_of
+from jobs.evaluate.loglikelihood import LogLikelihoods, Result
+from jobs.evaluate.rows import NONE, Group, Scored, cut_request, groups_of
 
 Pair = tuple[list[int], list[int]]
 """Context and continuation."""

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from jobs.loglikelihood import LogLikelihoods, Result
-from jobs.rows import cut_request
+from jobs.evaluate.loglikelihood import LogLikelihoods, Result
+from jobs.evaluate.rows import cut_request
 from tests.bench.evaluation import MAX_LENGTH, Pair, harness, pairs, random_model
 
 SOFTMAX = {"lm-eval": {}, "lm-eval, float32 softmax": {"softmax_dtype": "float32"}}

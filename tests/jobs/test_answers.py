@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs import answers, launch
-from jobs.grid import Compare
+from jobs.plan.grid import Compare
 from tests.written_run import make_plan
 
 WANDA = {"pruner": ["wanda"], "sparsity": 0.5, "size": 8}

@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from jobs import schema
 from jobs.claims import take
 from jobs.collect import collect, main
 from jobs.run import RunFolder
+from jobs.store import schema
 from tests.written_run import make_plan, write_run
 
 ROOT = Path(__file__).parents[2]

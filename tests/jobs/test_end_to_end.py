@@ -19,8 +19,9 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from jobs import cancel, collect, launch, schema
+from jobs import cancel, collect, launch
 from jobs.run import RunFolder
+from jobs.store import schema
 
 ROOT = Path(__file__).parents[2]
 
@@ -139,7 +140,7 @@ class TestRelaunch:
         assert self.launch(more, tmp_path / "anew") == 0
         before = stamps(tmp_path / "tiny")
         with monkeypatch.context() as patch:
-            patch.setattr("jobs.prune_stage.prune_model", None)  # pruning would raise
+            patch.setattr("jobs.stages.prune.prune_model", None)  # pruning would raise
             assert self.launch(more, tmp_path) == 0
         after = stamps(tmp_path / "tiny")
         assert {k: after[k] for k in before} == before
@@ -176,7 +177,7 @@ class TestRelaunch:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        from jobs.stages import Stages
+        from jobs.stages.calibration import Stages
 
         whole = Stages.calibration
 
@@ -199,7 +200,7 @@ class TestRelaunch:
     def test_what_fails_twice_alike_is_not_tried_again_unasked(
         self, write_grid: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from jobs.stages import Stages
+        from jobs.stages.calibration import Stages
 
         def broken(self: Stages, draw: Any, model: str) -> Any:
             raise ValueError("always")

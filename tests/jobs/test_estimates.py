@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs import estimates
-from jobs.inputs import ModelInput
-from jobs.planning import plan_grid
+from jobs.plan import estimates
+from jobs.plan.inputs import ModelInput
+from jobs.plan.planning import plan_grid
 from prune.recipe import parse
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from jobs import cell, launch
-from jobs.planning import plan_grid
+from jobs.plan.planning import plan_grid
 from jobs.run import RunFolder
 from tests.conftest import sentences
 
@@ -49,7 +49,7 @@ def read(**_):
 
 KILLED = """\
 import os, signal, sys
-import jobs.records as records
+import jobs.store.records as records
 from jobs.cell import main
 
 whole = records._publish
@@ -192,7 +192,7 @@ def test_a_dense_figure_that_is_off_is_told_by_the_launcher(
 ) -> None:
     name = "/".join(tiny_model.parts[-2:])
     known = {"model": name, "text": "farm", "seqlen": 32, "perplexity": 5.0}
-    monkeypatch.setattr("jobs.gate._table", lambda: {"tolerance": 0.02, "values": [known]})
+    monkeypatch.setattr("jobs.evaluate.gate._table", lambda: {"tolerance": 0.02, "values": [known]})
     changes = {"pruner: [magnitude, wanda]": "pruner: magnitude", "limit: 6": "limit: null"}
     assert launch.main([str(write_grid(changes)), "--out", str(tmp_path)]) == 0
     assert f"warning: dense {name} has perplexity" in capsys.readouterr().out

@@ -11,10 +11,11 @@ from typing import Any
 import duckdb
 import pytest
 
-from jobs import generate_stage, launch, status
-from jobs.planning import plan_grid
+from jobs import launch, status
+from jobs.plan.planning import plan_grid
 from jobs.run import RunFolder
-from jobs.stages import Stages
+from jobs.stages import generate
+from jobs.stages.calibration import Stages
 
 BATCHES, TEXTS = 6, 22
 
@@ -54,11 +55,11 @@ def test_killed_twice_and_taken_up_again_it_writes_the_same_bytes(
     grid = grid_of(write_grid)
     whole = stages_of(grid, tmp_path / "whole")
     model = model_of(whole)
-    paths = generate_stage.write_batches(whole, "own", model, 32)
+    paths = generate.write_batches(whole, "own", model, 32)
     assert len(paths) == BATCHES
 
     written: list[int] = []
-    batch = generate_stage.Generator.batch
+    batch = generate.Generator.batch
 
     def until_killed(self: Any, number: int, look: Any) -> Any:
         if len(written) in (2, 4) and written[-1] >= 0:
@@ -67,11 +68,11 @@ def test_killed_twice_and_taken_up_again_it_writes_the_same_bytes(
         written.append(number)
         return batch(self, number, look)
 
-    monkeypatch.setattr(generate_stage.Generator, "batch", until_killed)
+    monkeypatch.setattr(generate.Generator, "batch", until_killed)
     for _ in range(2):
         with pytest.raises(Killed):
-            generate_stage.write_batches(stages_of(grid, tmp_path / "killed"), "own", model, 32)
-    again = generate_stage.write_batches(stages_of(grid, tmp_path / "killed"), "own", model, 32)
+            generate.write_batches(stages_of(grid, tmp_path / "killed"), "own", model, 32)
+    again = generate.write_batches(stages_of(grid, tmp_path / "killed"), "own", model, 32)
     assert [n for n in written if n >= 0] == list(range(BATCHES))  # nothing twice
     assert contents(again[0].parent) == contents(paths[0].parent)
 
@@ -111,7 +112,7 @@ def test_another_fraction_or_number_of_texts_writes_no_batch_again(
     first = stages_of(grid_of(write_grid), tmp_path)
     model = model_of(first)
     whole = first.pool_folder("own", model, 32)
-    monkeypatch.setattr(generate_stage._Writing, "_ready", None)  # any writing would fail
+    monkeypatch.setattr(generate._Writing, "_ready", None)  # any writing would fail
     texts = (whole / "texts.jsonl").read_text().splitlines()
     for more in ({"drop_top_perplexity": 0.5}, {"texts": 7, "drop_top_perplexity": 0}):
         other = stages_of(grid_of(write_grid, **more), tmp_path).pool_folder("own", model, 32)
@@ -156,7 +157,7 @@ def test_a_heartbeat_shows_speed_and_a_sample(
 ) -> None:
     told: list[tuple[Any, ...]] = []
     stages = stages_of(grid_of(write_grid, batch=8), tmp_path, lambda *said: told.append(said))
-    generate_stage.write_batches(stages, "own", model_of(stages), 32)
+    generate.write_batches(stages, "own", model_of(stages), 32)
     notes = [said for said in told if said[0] == "generate"]
     assert len(notes) == 3  # one look in each of three batches
     assert [said[1] for said in notes] == sorted(said[1] for said in notes)

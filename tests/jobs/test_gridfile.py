@@ -9,8 +9,8 @@ import pytest
 
 from cluster.yamlfile import InputError
 from jobs import launch
-from jobs.grid import load_grid
-from jobs.planning import plan_grid
+from jobs.plan.grid import load_grid
+from jobs.plan.planning import plan_grid
 
 Write = Callable[..., Path]
 

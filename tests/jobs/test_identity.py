@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from jobs.cells import Cell, Draw, digest, expand, science
-from jobs.grid import load_grid
-from jobs.planning import plan_grid
+from jobs.plan.cells import Cell, Draw, digest, expand, science
+from jobs.plan.grid import load_grid
+from jobs.plan.planning import plan_grid
 from jobs.run import Evaluation
 from prune.recipe import parse
 

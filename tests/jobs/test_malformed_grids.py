@@ -176,7 +176,7 @@ def test_a_damaged_model_is_refused(
 
 
 def test_two_to_four_stays_two_to_four(write_grid: Callable[..., Path]) -> None:
-    from jobs.grid import load_grid
+    from jobs.plan.grid import load_grid
 
     flow = write_grid({"pattern: unstructured": "pattern: [unstructured, 2:4, 4:8]"})
     assert load_grid(flow)[0].cells[0].pattern == ["unstructured", "2:4", "4:8"]

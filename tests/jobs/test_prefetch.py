@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from calib.pool import Pool
 from jobs import launch, prefetch
-from jobs.planning import plan_grid
+from jobs.plan.planning import plan_grid
 from tests.conftest import sentences
 from tests.hub_standin import StandIn
 
@@ -50,7 +50,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
         for name, folder in (("HF_HOME", "hf"), ("HF_HUB_CACHE", "hf/hub")):
             monkeypatch.setattr(f"huggingface_hub.constants.{name}", str(tmp_path / folder))
         monkeypatch.delenv("HF_TOKEN", raising=False)
-        monkeypatch.setattr("jobs.fetching.time.sleep", lambda seconds: None)
+        monkeypatch.setattr("jobs.mirror.fetching.time.sleep", lambda seconds: None)
         yield hub
 
 

@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from jobs.scorer import Scorer
+from jobs.evaluate.scorer import Scorer
 
 QUESTION = "The farmer walks across the"
 PAIRS = [

@@ -20,12 +20,12 @@ from transformers import (
     PreTrainedModel,
 )
 
-from jobs.forward import CPU_TOKENS, Forward
-from jobs.loglikelihood import LogLikelihoods, window_losses
-from jobs.perplexity import corpus_perplexity, row_perplexity
-from jobs.rows import cut_request
-from jobs.scorer import Request, Scorer
-from jobs.texts import TextTokens
+from jobs.evaluate.forward import CPU_TOKENS, Forward
+from jobs.evaluate.loglikelihood import LogLikelihoods, window_losses
+from jobs.evaluate.perplexity import corpus_perplexity, row_perplexity
+from jobs.evaluate.rows import cut_request
+from jobs.evaluate.scorer import Request, Scorer
+from jobs.evaluate.texts import TextTokens
 from prune.model.openlm import OpenLMForCausalLM
 from prune.model.openlm_config import OpenLMConfig
 

@@ -16,7 +16,7 @@ from calib.samples import sides
 from calib.shingles import word_hashes
 from calib.similarity import compare
 from jobs import share
-from jobs.planning import plan_grid
+from jobs.plan.planning import plan_grid
 from jobs.run import Plan, RunFolder
 from jobs.work import jobs_for
 

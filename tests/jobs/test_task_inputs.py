@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from cluster.yamlfile import InputError
-from jobs.gate import deviation
-from jobs.planning import plan_grid
+from jobs.evaluate.gate import deviation
+from jobs.evaluate.scores import Metric
+from jobs.evaluate.tasks import PRESETS
+from jobs.plan.planning import plan_grid
 from jobs.run import Evaluation
-from jobs.scores import Metric
-from jobs.tasks import PRESETS
 from prune.model.load import refuse_larger
 
 LOCAL = """\

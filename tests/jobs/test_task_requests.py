@@ -12,10 +12,10 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from jobs import task_documents
-from jobs.evaluation import TaskRunner
-from jobs.task_requests import Prepared, Settings, _set_shots, build
-from jobs.taskfiles import index_folder, metrics_of
+from jobs.evaluate import task_documents
+from jobs.evaluate.evaluation import TaskRunner
+from jobs.evaluate.task_requests import Prepared, Settings, _set_shots, build
+from jobs.evaluate.taskfiles import index_folder, metrics_of
 from tests.conftest import sentences
 
 COMMON = """\

@@ -1,0 +1,184 @@
+"""What a task of a grid stands for: its files, its data, its headline metric and its identity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel
+from ruamel.yaml.error import YAMLError
+
+from calib.spec import LOADERS
+from cluster.yamlfile import choices
+from jobs.evaluate.taskfiles import (
+    TaskFiles,
+    datasets_of,
+    index_folder,
+    local_files,
+    metrics_of,
+    read_task,
+    task_folder,
+)
+from jobs.evaluate.tasks import PRESETS, Task
+from jobs.files import Fingerprints
+from jobs.plan.cells import digest
+from prune.model import hub
+
+DEFAULT_METRIC = "acc"
+
+
+class TaskInput(BaseModel):
+    """A task of the grid, looked up.
+
+    Attributes:
+        folders: what lm-eval has to look through for its files; its own and the demo's by name,
+            since they lie elsewhere inside a container.
+        metric: the headline metric.
+        datasets: folders by the hub id that its files name. missing: ids not on this machine.
+        identity: of its data, and of its files where they are the user's own (lm-eval's are
+            told by its version); None where something is missing.
+    """
+
+    folders: list[str] = []
+    metric: str = DEFAULT_METRIC
+    datasets: dict[str, Path] = {}
+    missing: list[str] = []
+    identity: str | None = None
+
+    @property
+    def paths(self) -> list[str]:
+        """The folders where this process has them."""
+        return [task_folder(name) for name in self.folders]
+
+    @property
+    def reads(self) -> set[Path]:
+        """The folders outside of lm-eval that a job reads, and where links among them lead."""
+        found = {Path(folder) for folder in self.folders if Path(folder).is_absolute()}
+        for folder in self.datasets.values():
+            links = {p.resolve().parent for p in folder.rglob("*") if p.is_symlink()}
+            found |= {folder, *links}
+        return found
+
+
+@dataclass
+class Found:
+    """A task, and what is wrong with it: (key, message) inside its entry in the grid."""
+
+    task: TaskInput = field(default_factory=TaskInput)
+    problems: list[tuple[tuple[str, ...], str]] = field(default_factory=list)
+
+
+def find_task(
+    task: Task,
+    index: Mapping[str, TaskFiles],
+    base: Path,
+    find_dataset: Callable[[str], Path],
+    fingerprints: Fingerprints,
+) -> Found:
+    """Look up a task without importing lm-eval or fetching anything.
+
+    Args:
+        task: as the grid names it.
+        index: lm-eval's tasks.
+        base: the folder of the grid file.
+        find_dataset: the folder of a hub id; raises as `hub.find` does.
+        fingerprints: of files.
+    """
+    found = Found()
+    if task.path is not None:
+        files = _local(task, hub.under(base, task.path), found)
+    else:
+        files = index.get(task.name)
+        if files is None:
+            message = f"unknown task {task.name!r}; {choices(task.name, list(index))}"
+            found.problems.append(((), f"{message}; presets: {', '.join(sorted(PRESETS))}"))
+    if files is None:
+        return found
+    found.task.folders = files.folders
+    try:
+        _choose_metric(task, files, found)
+        _find_data(task, files, find_dataset, fingerprints, found)
+    except (OSError, YAMLError) as error:
+        found.problems.append(((), f"{task.name}: {' '.join(str(error).split())}"))
+    return found
+
+
+def _local(task: Task, path: Path, found: Found) -> TaskFiles | None:
+    """The files of a task that the user wrote."""
+    if not path.is_file():
+        found.problems.append((("path",), f"no file {path}"))
+        return None
+    try:
+        defined = read_task(str(path))
+    except (OSError, YAMLError) as error:
+        found.problems.append((("path",), f"{path}: {' '.join(str(error).split())}"))
+        return None
+    name = defined.get("group") or defined.get("task")
+    if name != task.name:
+        what = f"it defines {name!r}" if isinstance(name, str) else "it has no `task:`"
+        message = f"{path} does not define task {task.name!r}; {what}"
+        if isinstance(name, str):
+            message += f"; write {{name: {name}, path: {task.path}}}"
+        found.problems.append((("path",), message))
+        return None
+    folder = path.resolve().parent
+    files = index_folder(folder)[task.name]
+    return TaskFiles([str(folder)], [str(folder / f) for f in files.files])
+
+
+def _choose_metric(task: Task, files: TaskFiles, found: Found) -> None:
+    metrics = metrics_of(files.files)
+    if task.metric is not None:
+        found.task.metric = task.metric
+        if metrics and task.metric not in metrics:
+            message = f"{task.name} has no metric {task.metric!r}; {choices(task.metric, metrics)}"
+            found.problems.append((("metric",), message))
+    elif metrics and DEFAULT_METRIC not in metrics:
+        found.task.metric = metrics[0]
+
+
+def _find_data(
+    task: Task,
+    files: TaskFiles,
+    find_dataset: Callable[[str], Path],
+    fingerprints: Fingerprints,
+    found: Found,
+) -> None:
+    identity: list[tuple[str, str]] = []
+    for repository, name in datasets_of(files.files):
+        if repository in LOADERS:
+            continue
+        try:
+            folder = find_dataset(repository)
+        except hub.NotFetchedError:
+            found.task.missing.append(repository)
+            continue
+        except FileNotFoundError as error:
+            found.problems.append(
+                (
+                    (),
+                    f"{task.name}: {error}; `python -m jobs.prefetch GRID --mirror DIR` fetches it",
+                )
+            )
+            continue
+        found.task.datasets[repository] = folder
+        identity.append((name or "", fingerprints.of_all(_data_files(folder, name))))
+    own = [path for file in files.files for path in local_files(file)]
+    if task.path is not None:
+        folder = Path(files.folders[0])
+        own += [p for p in sorted(folder.iterdir()) if p.suffix in (".yaml", ".yml", ".py")]
+    missing = [path for path in own if not path.is_file()]
+    if missing:
+        found.problems.append(((), f"{task.name}: no file {missing[0]}"))
+    elif not found.task.missing:
+        identity += [("", fingerprints.of_all(own))] if own else []
+        found.task.identity = digest(sorted(identity))
+
+
+def _data_files(folder: Path, configuration: str | None) -> list[Path]:
+    """The files of a dataset's configuration: of its own folder where it has one, else all."""
+    own = folder / configuration if configuration else folder
+    inside = own if own.is_dir() else folder
+    paths = [p for p in inside.rglob("*") if p.is_file()]
+    return [p for p in paths if not any(part[0] == "." for part in p.relative_to(folder).parts)]

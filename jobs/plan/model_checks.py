@@ -1,0 +1,83 @@
+"""Does a grid fit its models? Lengths, tokens and widths, by their files; no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+from calib.spec import positions
+from cluster.yamlfile import Place, Problem
+from jobs.files import read_json
+from jobs.plan import modelfiles
+from jobs.plan.cells import Cell
+from jobs.plan.grid import Grid
+from jobs.plan.inputs import Inputs
+from prune.pattern import Pattern
+
+
+def length_problems(grid: Grid, cells: Iterable[Cell], inputs: Inputs) -> Iterator[Problem]:
+    """Windows and requests longer than the model has positions for."""
+    drawn = {(c.model, c.draw.seqlen) for c in cells if c.draw is not None}
+    wanted: list[tuple[Place, str, int | None]] = [
+        *((("calibration", "seqlen"), model, seqlen) for model, seqlen in sorted(drawn)),
+        *((("evaluate", "seqlen"), model, grid.evaluate.seqlen) for model in grid.model),
+        *((("evaluate", "max_length"), model, grid.evaluate.max_length) for model in grid.model),
+    ]
+    for place, model, length in wanted:
+        folder = inputs.models[model].folder
+        most = None if folder is None else positions(read_json(folder / "config.json"))
+        if length is not None and most is not None and length > most:
+            yield Problem(
+                place,
+                f"{length} tokens, and model {model} has {most} positions; use {most} or less",
+            )
+
+
+def bos_problems(grid: Grid, inputs: Inputs) -> Iterator[Problem]:
+    """Models whose tokenizers have no BOS token, where the grid wants one."""
+    for name, model in inputs.models.items():
+        if grid.evaluate.bos == "add" and model.folder is not None and not has_bos(model.folder):
+            yield Problem(
+                ("evaluate", "bos"),
+                f"'add' is not allowed; the tokenizer of {name} has no BOS token: write none",
+            )
+
+
+def has_bos(folder: Path) -> bool:
+    """Does a model's tokenizer have a BOS token?"""
+    paths = [folder / name for name in ("tokenizer_config.json", "special_tokens_map.json")]
+    return any(path.is_file() and read_json(path).get("bos_token") for path in paths)
+
+
+TRANSPOSED = ("gpt2", "openai-gpt")
+"""Model types that store their linears as [inputs, outputs]."""
+
+
+def width_problems(grid: Grid, cells: Iterable[Cell], inputs: Inputs) -> Iterator[Problem]:
+    """N:M patterns whose M does not divide the inputs of every linear that is to be pruned."""
+    wanted = {(c.model, c.pattern) for c in cells if c.pattern != "unstructured"}
+    for model, pattern in sorted(wanted):
+        folder, m = inputs.models[model].folder, Pattern.parse(pattern).m
+        widths = _matrix_widths(folder, grid.pruning.skip) if folder is not None else {}
+        wrong = {name: width for name, width in widths.items() if width % m}
+        if wrong:
+            listed = ", ".join(f"{n} ({w})" for n, w in sorted(wrong.items())[:6])
+            yield Problem(
+                ("cells",),
+                f"pattern {pattern} needs linears with a number of inputs that {m} divides; in "
+                f"{model} it does not divide: {listed}; choose another pattern, or `pruning.skip`",
+            )
+
+
+def _matrix_widths(folder: Path, skip: Iterable[str]) -> dict[str, int]:
+    """Inputs of every weight matrix inside a block, by its name there, from the file headers."""
+    inputs = 0 if read_json(folder / "config.json").get("model_type") in TRANSPOSED else 1
+    widths: dict[str, int] = {}
+    for path in folder.glob("*.safetensors"):
+        for name, entry in modelfiles.header(path).items():
+            inside = re.search(r"\.\d+\.(.+)\.weight$", name)  # after the number of the block
+            if inside and len(entry["shape"]) == 2:
+                widths[inside[1]] = entry["shape"][inputs]
+    return {n: w for n, w in widths.items() if not any(fnmatch(n, s) for s in skip)}
