@@ -6,32 +6,53 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra import libdevice
+
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
-def _rms_norm(  # type: ignore[no-untyped-def]
-    x, weight, out, width, epsilon, BLOCK: tl.constexpr
+def _squares(x, out, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x + at, mask=at < size, other=0.0).to(tl.float32)
+    tl.store(out + at, value * value, mask=at < size)
+
+
+@triton.jit
+def _scaled(  # type: ignore[no-untyped-def]
+    x, scale, weight, out, width, BLOCK: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width
     stored = tl.load(x + row * width + column, mask=inside, other=0.0)
-    value = stored.to(tl.float32)
-    scale = tl.rsqrt(tl.sum(value * value, 0) / width + epsilon)
-    normed = (value * scale).to(stored.dtype).to(tl.float32)
+    normed = (stored.to(tl.float32) * tl.load(scale + row)).to(stored.dtype).to(tl.float32)
     factor = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * width + column, (factor * normed).to(stored.dtype), mask=inside)
 
 
 def root_mean_square_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """x / sqrt(mean(x^2) + epsilon), rounded to x's dtype, times `weight`; [..., width]."""
+    """x / sqrt(mean(x^2) + epsilon), rounded to x's dtype, times `weight`; [..., width].
+
+    The mean is torch's own: the order in which it adds is not ours to know.
+    """
     x = x.contiguous()
     out, width = torch.empty_like(x), x.shape[-1]
+    squares = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    _squares[(triton.cdiv(x.numel(), 4096),)](x, squares, x.numel(), BLOCK=4096, num_warps=8)
+    scale = torch.rsqrt(squares.mean(-1) + epsilon)
     block = triton.next_power_of_2(width)
-    _rms_norm[(x.numel() // width,)](
-        x, weight, out, width, epsilon, BLOCK=block, num_warps=min(16, max(1, block // 512))
+    _scaled[(scale.numel(),)](
+        x, scale, weight, out, width, BLOCK=block, num_warps=min(16, max(1, block // 512))
     )
     return out
+
+
+@triton.jit
+def _exp(x):  # type: ignore[no-untyped-def]
+    if INTERPRETED:
+        return tl.exp(x)
+    return libdevice.exp(x)  # that of CUDA's own library, as torch takes it
 
 
 @triton.jit
@@ -43,7 +64,7 @@ def _silu_times(  # type: ignore[no-untyped-def]
     inside = column < width
     stored = tl.load(gate + row * gate_stride + column, mask=inside, other=0.0)
     value = stored.to(tl.float32)
-    active = (value / (1 + tl.exp(-value))).to(stored.dtype).to(tl.float32)
+    active = tl.div_rn(value, 1 + _exp(-value)).to(stored.dtype).to(tl.float32)
     times = tl.load(up + row * up_stride + column, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * width + column, (active * times).to(stored.dtype), mask=inside)
 

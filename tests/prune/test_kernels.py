@@ -75,9 +75,7 @@ def test_solving(
         return W, mask, errors
 
     kernel, plain = both(solve)
-    assert torch.equal(kernel[1], plain[1])
-    torch.testing.assert_close(kernel[0], plain[0], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(kernel[2], plain[2], rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip(kernel, plain, strict=True))
 
 
 STANDS_IN = {  # norm, gated activation, rotation
@@ -91,10 +89,19 @@ STANDS_IN = {  # norm, gated activation, rotation
 }
 
 
+def nearly_equal(found: Tensor, expected: Tensor) -> bool:
+    """Equal but for a few last bits: the interpreter takes its exponentials from numpy."""
+    return torch.allclose(found, expected, rtol=2e-3, atol=2e-3) and bool(
+        (found == expected).float().mean() > 0.98
+    )
+
+
 @pytest.mark.parametrize("name", STANDS_IN)
 def test_blocks_run_with_the_kernels_that_do_what_they_do(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    same = torch.equal if GPU else nearly_equal
+    monkeypatch.setattr(fused, "_equal", same)
     monkeypatch.setattr(fused, "_agrees", {})
     monkeypatch.setattr(fused, "fused", lambda _: True)
     model = build(name, torch.float16).to(DEVICE)  # the interpreter does not round bfloat16
@@ -106,7 +113,6 @@ def test_blocks_run_with_the_kernels_that_do_what_they_do(
             found, expected = (
                 BlockCalls(use).outputs(block, recorded.hidden, arguments) for use in (True, False)
             )
-            torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
-            assert (found == expected).float().mean() > 0.98
+            assert same(found, expected)
     assert {key.__name__: value for key, value in fused._agrees.items()} == STANDS_IN[name]
     assert all("Fused" not in type(module).__name__ for module in model.modules())
