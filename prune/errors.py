@@ -7,19 +7,18 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from prune.fused import fused
+
 PANELS = 8
 """Parts in which the Gram matrix is computed: it is symmetric, so little over half is enough."""
 
 LEAST_PANEL = 256
 """Columns of a part at least; narrower products are slow."""
 
-WIDE_TOKENS = 256
+WIDE_TOKENS = 128
 """Tokens that a GPU sums at once in products of half-precision matrices. It cuts off what does not
 fit where float32 rounds, always in one direction: sums over fewer tokens lose less, but have to be
-added up. See `InputGram`."""
-
-WIDEST_CUT = 8192
-"""Columns up to which so few are affordable; twice as many tokens beyond."""
+added up, one after the other."""
 
 WIDE_BYTES = 2**28
 """Memory for products that wait to be added up."""
@@ -45,16 +44,22 @@ class InputGram:
         columns = x.shape[1]
         if self.upper is None:
             self.upper = x.new_zeros(columns, columns, dtype=torch.float32)
+        wide = _needs_wide(x)
+        if wide and fused(x):
+            from prune.kernels.gram import add_products
+
+            add_products(x.contiguous(), self.upper, WIDE_TOKENS)
+            return
         width = max(LEAST_PANEL, -(-columns // PANELS))
         for start in range(0, columns, width):
             stop = min(start + width, columns)
             left, right = x[:, start:stop], x[:, start:]
-            if _needs_wide(x):
-                tokens = WIDE_TOKENS * (1 if columns <= WIDEST_CUT else 2)
-                for product in _wide_sums(left, right, tokens):
-                    self.upper[start:stop, start:] += product
+            total = self.upper[start:stop, start:]
+            if wide:
+                for product in _wide_sums(left, right):
+                    total += product
             else:
-                self.upper[start:stop, start:] += left.T @ right
+                total += left.T @ right
 
     def diagonal(self) -> Tensor | None:
         """The sum of squares of each input, float32 [C]; None before any was seen."""
@@ -115,20 +120,23 @@ def _needs_wide(x: Tensor) -> bool:
     return x.dtype == torch.float16 or (x.dtype == torch.bfloat16 and x.is_cuda)
 
 
-def _wide_sums(left: Tensor, right: Tensor, tokens: int) -> Iterator[Tensor]:
-    """Float32 products that add up to left^T right, of half-precision [any, ...].
+def _wide_sums(left: Tensor, right: Tensor) -> Iterator[Tensor]:
+    """Float32 products of half-precision [any, ...] that add up to left^T right.
 
-    Each is the sum of products over `tokens` rows at a time.
+    Each is the sum of products over `WIDE_TOKENS` rows.
     """
     size = 4 * left.shape[1] * right.shape[1]
-    several = max(1, WIDE_BYTES // size) * tokens
-    whole = len(left) // tokens * tokens
+    several = max(1, WIDE_BYTES // size) * WIDE_TOKENS
+    whole = len(left) // WIDE_TOKENS * WIDE_TOKENS
     for start in range(0, whole, several):
         part = slice(start, min(start + several, whole))
-        first, second = (x[part].unflatten(0, (-1, tokens)) for x in (left, right))
-        yield _wide_batch(first.transpose(1, 2), second).sum(0)
+        first, second = (x[part].unflatten(0, (-1, WIDE_TOKENS)) for x in (left, right))
+        yield from _wide_batch(first.transpose(1, 2), second)
     if whole < len(left):
-        yield _wide_product(left[whole:].T, right[whole:])
+        missing = WIDE_TOKENS - len(left) + whole
+        rest = (torch.nn.functional.pad(x[whole:], (0, 0, 0, missing)) for x in (left, right))
+        first, second = (x.unsqueeze(0) for x in rest)
+        yield from _wide_batch(first.transpose(1, 2), second)
 
 
 def _wide_batch(left: Tensor, right: Tensor) -> Tensor:

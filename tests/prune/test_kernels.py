@@ -12,7 +12,7 @@ import torch
 from tiny_models import build, windows
 from torch import Tensor
 
-from prune import fused, pattern, sparsegpt
+from prune import errors, fused, pattern, sparsegpt
 from prune.calls import BlockCalls
 from prune.model.blocks import decoder_blocks, record_block_inputs
 from prune.model.weights import BlockWeights
@@ -35,7 +35,7 @@ def both(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, Any]]:
     def call(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
         found = []
         for use in (True, False):
-            for module in (pattern, sparsegpt):
+            for module in (pattern, sparsegpt, errors):
                 monkeypatch.setattr(module, "fused", lambda _, use=use: use)
             found.append(function(*arguments))
         return found[0], found[1]
@@ -76,6 +76,28 @@ def test_solving(
 
     kernel, plain = both(solve)
     assert all(torch.equal(a, b) for a, b in zip(kernel, plain, strict=True))
+
+
+@pytest.mark.skipif(not GPU, reason="needs a GPU: the interpreter does not loop over arguments")
+@pytest.mark.parametrize("shape", [(1000, 320), (256, 128), (4096, 1088)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gram(
+    shape: tuple[int, int], dtype: torch.dtype, both: Callable[..., tuple[Any, Any]]
+) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(4))
+    x[:, 7] *= 100
+    x = x.to(DEVICE, dtype)
+
+    def gram() -> Tensor:
+        found = errors.InputGram()
+        for part in x.split(600):
+            found.update(part)
+        return found.full()
+
+    kernel, plain = both(gram)
+    assert torch.equal(kernel, plain)
+    exact = (x.double().T @ x.double()).diagonal()
+    torch.testing.assert_close(kernel.diagonal().double(), exact, rtol=2e-6, atol=0)
 
 
 STANDS_IN = {  # norm, gated activation, rotation
