@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.plan import estimates
+from jobs.plan import costs, estimates, sizes
 from jobs.plan.inputs import ModelInput
 from jobs.plan.planning import plan_grid
 from prune.recipe import parse
@@ -20,7 +20,7 @@ def test_the_shape_of_a_model_comes_from_its_files(tiny_model: Path) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     stored = sum(p.numel() for p in model.parameters())
-    found = estimates.shape("x/y", ModelInput(folder=tiny_model))
+    found = sizes.shape("x/y", ModelInput(folder=tiny_model))
     assert found is not None
     assert (found.parameters, found.blocks, found.width, found.widest) == (stored, 2, 32, 48)
 
@@ -35,22 +35,20 @@ def test_the_shape_of_a_model_comes_from_its_files(tiny_model: Path) -> None:
     ],
 )
 def test_the_shape_of_a_model_that_is_not_here(name: str, billions: float) -> None:
-    found = estimates.shape(name, ModelInput())
+    found = sizes.shape(name, ModelInput())
     assert found is not None
     assert found.parameters == pytest.approx(billions * 1e9)
 
 
 def test_a_model_that_nothing_is_known_of_has_no_estimate() -> None:
-    assert estimates.shape("owner/mystery", ModelInput()) is None
+    assert sizes.shape("owner/mystery", ModelInput()) is None
 
 
 def test_only_what_runs_on_calibration_data_takes_time_for_it() -> None:
-    assert estimates.passes(parse("magnitude")) == 0
-    assert estimates.passes(parse("wanda")) == 1
+    assert costs.passes(parse("magnitude")) == 0
+    assert costs.passes(parse("wanda")) == 1
     tuned = parse({"name": "wanda", "refine": {"name": "reconstruct", "epochs": 2}})
-    assert (
-        estimates.passes(tuned) > estimates.passes(parse("owl")) > estimates.passes(parse("wanda"))
-    )
+    assert costs.passes(tuned) > costs.passes(parse("owl")) > costs.passes(parse("wanda"))
 
 
 def test_an_estimate_counts_what_is_left(write_grid: Callable[..., Path], tmp_path: Path) -> None:
@@ -65,15 +63,15 @@ def test_an_estimate_counts_what_is_left(write_grid: Callable[..., Path], tmp_pa
 def test_twice_the_windows_take_twice_the_memory_of_activations(
     write_grid: Callable[..., Path], tmp_path: Path
 ) -> None:
-    costs = []
+    found = []
     for size in (4, 8, 12):
         planned = plan_grid(write_grid({"size: 4": f"size: {size}"}), [], tmp_path)
-        estimator = estimates.Estimator(planned)
+        estimator = costs.Estimator(planned)
         cell = next(c for c in planned.cells.values() if c.draw)
         cost = estimator.cost(cell)
         assert cost is not None
-        costs.append(cost)
-    steps = [b.gpu_gib - a.gpu_gib for a, b in pairwise(costs)]
+        found.append(cost)
+    steps = [b.gpu_gib - a.gpu_gib for a, b in pairwise(found)]
     assert steps[0] == pytest.approx(steps[1])
     assert steps[0] == pytest.approx(2 * 4 * 32 * 32 * 4 / 2**30)
 
@@ -85,5 +83,5 @@ def test_a_text_is_no_longer_than_its_files(
     source = planned.plan.inputs.datasets["farm"].source
     assert source is not None
     size = sum(file.stat().st_size for file in source.files)
-    ((tokens, _),) = estimates.Estimator(planned).evaluated.values()
-    assert tokens == pytest.approx(size / estimates.TOKEN_BYTES)
+    ((tokens, _),) = costs.Estimator(planned).evaluated.values()
+    assert tokens == pytest.approx(size / sizes.TOKEN_BYTES)

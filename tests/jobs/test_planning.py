@@ -1,11 +1,10 @@
-"""Large grids are planned at once."""
+"""Large grids are planned as a whole; `tests.bench.launcher` says in what time."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +13,9 @@ import pytest
 from jobs import launch
 
 ROOT = Path(__file__).parents[2]
-MOST_SECONDS = 5.0  # 2 s on an idle machine
 
 
-def test_ten_thousand_cells_are_planned_in_seconds(
-    write_grid: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_ten_thousand_cells_are_planned(write_grid: Callable[..., Path], tmp_path: Path) -> None:
     seeds = ", ".join(map(str, range(625)))
     grid = write_grid(
         {
@@ -31,13 +27,8 @@ def test_ten_thousand_cells_are_planned_in_seconds(
     )
     command = [sys.executable, "-m", "jobs.launch", str(grid), "--dry-run", "--out", str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    first = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert "10,001 cells" in first.stdout
-    started = time.monotonic()
-    subprocess.run(command, env=environment, capture_output=True, check=True)
-    seconds = time.monotonic() - started
-    print(f"dry run of 10,001 cells: {seconds:.2f} s")
-    assert seconds < MOST_SECONDS
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "10,001 cells" in said.stdout
 
 
 @pytest.mark.parametrize(
