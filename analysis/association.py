@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri
 
-from analysis.estimate import CONFIDENCE, Array
+from analysis.blocks import Array
+from analysis.estimate import CONFIDENCE
 from analysis.gaps import SEED
 
 FEWEST_FOR_INTERVAL = 8

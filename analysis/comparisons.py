@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.estimate import Block
+from analysis.blocks import Block
 from analysis.scores import Cell, Outcomes
 
 SETTING = ("model", "recipe", "pattern", "sparsity", "size", "seqlen", "dataset")

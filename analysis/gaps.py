@@ -8,15 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.estimate import (
-    CONFIDENCE,
-    Array,
-    Block,
-    Documents,
-    between_draws,
-    satterthwaite,
-    unequal,
-)
+from analysis.blocks import Array, Block, Documents, between_draws
+from analysis.estimate import CONFIDENCE
+from analysis.spread import satterthwaite, unequal
 
 SIMULATIONS = 10_000
 SEED = 20_241_023  # every answer is the same each time it is asked

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from analysis.comparisons import SETTING, Pair, as_block, pairs
+from analysis.crossing import Crossing
 from analysis.data import ESTIMANDS, Data, Row, mean_of
-from analysis.estimate import Estimate, Spread, estimates, pool
+from analysis.estimate import Estimate, estimates
 from analysis.scores import Outcomes, Score
+from analysis.spread import Spread, pool
 from analysis.verdict import Verdict, benjamini_hochberg, judge_family
 
 
@@ -21,13 +23,14 @@ def pair_table(data: Data) -> list[Row]:
     for pair in pairs(data.cells):
         families[pair.family].append(pair)
         by_sibling[pair.siblings].append(pair)
+    crossing = Crossing(data.cells)
     rows: list[Row] = []
     for members in families.values():
         found = data.outcomes([c for p in members for c in (*p.cells_a, *p.cells_b)])
         documents = data.documents(found)
         by_estimand: dict[str, list[tuple[Pair, Estimate]]] = defaultdict(list)
         known = found.documents if found else None
-        spread = _dataset_spread(members, found)
+        spread = _dataset_spread(members, found, crossing)
         for pair in members:
             blocks = pair.blocks(found)
             if pair.axis != "dataset":
@@ -87,13 +90,18 @@ def _add_false_discovery_rates(rows: Sequence[Row]) -> None:
             row["fdr"] = rate
 
 
-def _dataset_spread(members: Sequence[Pair], found: Outcomes | None) -> Spread | None:
+def _dataset_spread(
+    members: Sequence[Pair], found: Outcomes | None, crossing: Crossing
+) -> Spread | None:
     """The variance between draws that the datasets of a family share."""
     if members[0].axis != "dataset":
         return None
     arms = {p.a: p.cells_a for p in members} | {p.b: p.cells_b for p in members}
-    blocks = [as_block(cells, 1.0, found) for cells in arms.values()]
-    return pool(blocks, found.documents if found else None)
+    drawn = [cells for cells in arms.values() if len(cells) > 1]
+    if len(drawn) < 2:
+        return None
+    blocks = [as_block(cells, 1.0, found) for cells in drawn]
+    return pool(blocks, found.documents if found else None, crossing.noise(drawn))
 
 
 def _sibling_spread(pair: Pair, siblings: Sequence[Pair], found: Outcomes | None) -> Spread | None:

@@ -16,7 +16,7 @@ import duckdb
 import numpy as np
 import pyarrow
 
-from analysis.estimate import Array, Documents
+from analysis.blocks import Array, Documents
 from jobs.store import schema
 
 TOLERANCE = 1e-6

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.estimate import CONFIDENCE, Array
+from analysis.blocks import Array
+from analysis.estimate import CONFIDENCE
 from analysis.gaps import SEED
 
 SIMULATIONS = 10_000

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.estimate import Block, Documents, Estimate, estimates, pool
+from analysis.blocks import Block, Documents
+from analysis.estimate import Estimate, estimates
 from analysis.gaps import best_set, fit, gap
 from analysis.power import detectable, draws_needed, power
 from analysis.shares import shares
+from analysis.spread import noise, pool
 from analysis.verdict import benjamini_hochberg, holm, judge_family
 from tests.analysis.simulated import Truth
 
@@ -119,6 +121,27 @@ def test_arms_that_are_alike_share_their_variance_and_others_do_not() -> None:
     assert spread.variance == pytest.approx(y.var(1, ddof=1).mean())
     y[0] *= 100
     assert pool([Block(row) for row in y], None) is None
+
+
+def test_settings_that_share_the_draws_tell_whether_arms_are_alike() -> None:
+    random = np.random.default_rng(9)
+    level = np.array([1.0, 5, 2, 30, 1, 4])[None, :, None]
+    y = level * random.normal(size=(4, 6, 3))  # datasets, settings of many scales, draws
+    blocks = [Block(arm[0]) for arm in y]
+    assert pool(blocks, None) is None
+    told = noise(list(y))
+    assert told.variances.mean() == pytest.approx(1)
+    assert (
+        2 * 3 < told.df[0] < 2 * 6
+    )  # six settings; that they go together by chance is allowed for
+    spread = pool(blocks, None, told)
+    assert spread is not None
+    assert spread.df == 8
+    assert pool(blocks, None, noise([*y[:3], 5 * y[3]])) is None  # noisy in every setting
+    assert pool([*blocks[:3], Block(30 * y[3, 0])], None, told) is None  # in this one
+    assert pool([Block(b.scores[:2]) for b in blocks], None, noise(list(y[:, :, :2]))) is None
+    same = level * random.normal(size=(4, 1, 3))  # draws that are ahead everywhere tell once
+    assert noise(list(same)).df == pytest.approx(2)
 
 
 def test_corrections_are_the_published_ones() -> None:

@@ -13,13 +13,15 @@ from itertools import combinations
 
 import numpy as np
 
-from analysis.estimate import Array, Block, Documents, Estimate, estimates, pool
+from analysis.blocks import Array, Block, Documents
+from analysis.estimate import Estimate, estimates
 from analysis.gaps import best_set, fit, gap
+from analysis.spread import noise, pool
 from analysis.verdict import judge_family
 from tests.analysis.simulated import Truth
 
 DRAWS = (2, 3, 5, 20)
-DATASETS = 4
+DATASETS, SETTINGS = 4, 6
 TRUTHS = {
     "as it is found": Truth(),
     "no effect of draws": Truth(draw=0.0),
@@ -43,6 +45,12 @@ def main(arguments: list[str] | None = None) -> None:
     print("and one with the noisy dataset")
     for draws in DRAWS:
         print(f"  {draws:3} draws {_uneven(Truth(draws=draws, draw=2.0), n)}")
+    print(f"\nthe same with {SETTINGS} settings that share the draws, whose effects go together by")
+    print("half; first where the datasets are alike; and how often a gap of three standard")
+    print("deviations of the draws is found (Holm), in one setting and with the others")
+    for draws in DRAWS[:3]:
+        for name, noisy in {"alike": 1.0, "one noisy": 3.0}.items():
+            print(f"  {draws:3} draws, {name:9} {_crossed(Truth(draws=draws, draw=2.0), noisy, n)}")
     print("\nnothing differs: families with a pair that `differs`, gaps with p < 0.05,")
     print("best sets without a given dataset, which is as good as any")
     for draws in DRAWS:
@@ -117,6 +125,38 @@ def _uneven(truth: Truth, n: int) -> str:
             e = estimates(_difference(blocks[i], blocks[j]), documents, spread)[0]
             hits[name] += _covers(e, expected[i] - expected[j])
     return _percent(hits, n)
+
+
+def _crossed(truth: Truth, noisy: float, n: int) -> str:
+    found = {"quiet": 0, "noisy": 0, "found alone": 0, "found": 0}
+    scale, random = np.array([1.0, 1, 1, noisy]), np.random.default_rng(2)
+    sd = (
+        truth.draw**2 + truth.draw_document**2 * (_documents(truth.documents).each ** 2).sum()
+    ) ** 0.5
+    effects = np.array([50.0 + 3 * sd, 50, 50, 50])
+    half = replace(truth, draw=truth.draw / 2**0.5)
+    for _ in range(n):
+        shared = random.normal(size=(DATASETS, truth.draws)) * half.draw * scale[:, None]
+        fixed = truth.fixed(DATASETS, random)
+        documents = _documents(truth.documents)
+        fixed[1:] -= (fixed[1:] @ documents.each)[:, None]
+        settings = [
+            half.sample(effects, random, fixed, scale)[0] + shared[:, :, None]
+            for _ in range(SETTINGS)
+        ]
+        scores = np.stack([y @ documents.each for y in settings], 1)
+        blocks = [Block(d @ documents.each, d) for d in settings[0]]
+        spread = pool(blocks, documents, noise(list(scores)))
+        for name, (i, j) in {"quiet": (0, 1), "noisy": (2, 3)}.items():
+            e = estimates(_difference(blocks[i], blocks[j]), documents, spread)[0]
+            found[name] += _covers(e, effects[i] - effects[j])
+        for name, shares in {"found alone": pool(blocks, documents), "found": spread}.items():
+            every = [
+                estimates(_difference(a, b), documents, shares)[0]
+                for a, b in combinations(blocks, 2)
+            ]
+            found[name] += judge_family(every, 1e-9, truth.documents)[0].verdict == "differs"
+    return _percent(found, n)
 
 
 def _false_alarms(truth: Truth, n: int, estimand: str) -> str:
