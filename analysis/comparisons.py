@@ -48,22 +48,32 @@ class Pair:
     @property
     def family(self) -> tuple[Any, ...]:
         """Equal for pairs that are judged together."""
-        return self.axis, *(self.setting.get(name) for name in SETTING)
+        return self.axis, self.setting.get("sampler"), *map(self.setting.get, SETTING)
 
     @property
     def siblings(self) -> tuple[Any, ...]:
         """Equal for the same comparison on one dataset and another."""
         on_one = self.setting.get("dataset") is not None
-        return self.a, self.b, on_one, *(self.family[i] for i in range(len(SETTING)))
+        return self.a, self.b, on_one, *self.family[:-1]
 
     @property
     def flags(self) -> list[str]:
         """In what else, beside the axis, the arms' cells differ."""
-        cells = (*self.cells_a, *self.cells_b)
-        mixed = [n for n in ("gpu", "image", "commit") if len({getattr(c, n) for c in cells}) > 1]
-        samplers = {c.sampler for c in cells if c.sampler is not None}
-        damped = {c.damped for c in cells}
-        return mixed + ["sampler"] * (len(samplers) > 1) + ["damping"] * (len(damped) > 1)
+        mixed = [
+            n for n in ("gpu", "image", "commit") if len({getattr(c, n) for c in self.cells}) > 1
+        ]
+        damped = {c.damped for c in self.cells}
+        return mixed + ["sampler"] * (len(self.samplers) > 1) + ["damping"] * (len(damped) > 1)
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Those of both arms."""
+        return *self.cells_a, *self.cells_b
+
+    @property
+    def samplers(self) -> list[str]:
+        """Of the cells of both arms."""
+        return sorted({c.sampler for c in self.cells if c.sampler is not None})
 
     def blocks(self, outcomes: Outcomes | None) -> list[Block]:
         """The draws behind the difference a - b."""
@@ -78,6 +88,8 @@ def pairs(cells: Sequence[Cell]) -> Iterator[Pair]:
     yield from _dataset_pairs([c for c in once if c.dataset is not None])
     for axis in PAIRED:
         yield from _paired_axis(axis, once)
+        if axis != "size":
+            yield from _free_pairs(axis, [c for c in once if c.dataset is None])
 
 
 def strata(cells: Sequence[Cell], names: Sequence[str]) -> dict[tuple[Any, ...], list[Cell]]:
@@ -104,12 +116,21 @@ def _dataset_pairs(cells: Sequence[Cell]) -> Iterator[Pair]:
             yield Pair("dataset", a_name, b_name, setting, tuple(arms[a, s]), tuple(arms[b, t]))
 
 
+def _free_pairs(axis: str, cells: Sequence[Cell]) -> Iterator[Pair]:
+    """Pairs of arms that need no data, neither of them: once, whatever the others are run on."""
+    names = [n for n in ("model", *PAIRED) if n not in (axis, "size")]
+    for values, members in strata(cells, names).items():
+        arms = strata(members, (axis,))
+        for (a,), (b,) in combinations(arms, 2):
+            setting = dict(zip(names, values, strict=True))
+            yield Pair(axis, a, b, setting, tuple(arms[a,]), tuple(arms[b,]))
+
+
 def _paired_axis(axis: str, cells: Sequence[Cell]) -> Iterator[Pair]:
     names = [n for n in SETTING if n not in (axis, "dataset")]
     with_data = [c for c in cells if c.dataset is not None]
     free = [c for c in cells if c.dataset is None]  # stands for every dataset, size and seqlen
     settings = strata(with_data, [*names, "sampler"])
-    seen_free: set[tuple[Any, ...]] = set()
     for values, members in settings.items():
         setting = dict(zip([*names, "sampler"], values, strict=True))
         same = [n for n in names if n not in ("size", "seqlen")]
@@ -117,17 +138,11 @@ def _paired_axis(axis: str, cells: Sequence[Cell]) -> Iterator[Pair]:
         arms = strata([*members, *(fitting if axis != "size" else [])], (axis,))
         for (a,), (b,) in combinations(arms, 2):
             both = _shared_datasets(arms[a,], arms[b,])
-            only_free = all(c.dataset is None for c in (*arms[a,], *arms[b,]))
-            if only_free:
-                key = (a, b, *(setting[n] for n in same))
-                if key in seen_free:
-                    continue
-                seen_free.add(key)
-            if not both and not only_free:
+            if not both:
                 continue
             pair = Pair(axis, a, b, setting, _of(arms[a,], both), _of(arms[b,], both))
             yield pair
-            if axis in ON_EACH_DATASET and not only_free:
+            if axis in ON_EACH_DATASET:
                 for dataset in both:
                     yield replace(
                         pair,

@@ -20,7 +20,11 @@ ESTIMANDS = {
     "draws": "any draw, these questions",
     "questions": "any draw, new questions",
     "sets": "these calibration sets alone, new questions",
+    "models": "these models alone, new questions",
 }
+
+ALONE = ESTIMANDS["sets"], ESTIMANDS["models"]
+"""Estimands without any draw but the one that there is."""
 
 
 class Data:

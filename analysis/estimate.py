@@ -28,11 +28,12 @@ class Estimate:
 
     Attributes:
         estimand: what it is about: `draws` (this benchmark, any draw), `questions` (new questions
-            too), or `sets` (these very calibration sets, new questions).
+            too), `sets` (these very calibration sets, new questions), or `models` (the same where
+            nothing is drawn).
         difference: the estimate. stderr: its standard error. df: degrees of freedom.
         floor: the part of the variance that more draws do not lower.
         per_draw: the part that they do, times the present number of draws.
-        draws: of each block. arms: whose draws the variance is from.
+        draws: of each block that is drawn. arms: whose draws the variance is from.
     """
 
     estimand: str
@@ -134,7 +135,7 @@ def _over_draws(
         df=df,
         floor=0.0,
         per_draw=per_draw,
-        draws=tuple(len(b.scores) for b in blocks),
+        draws=tuple(len(b.scores) for b in blocks if not b.fixed),
         arms=arms,
     )
 
@@ -170,16 +171,16 @@ def _over_questions(
 
 
 def _these_sets(blocks: Sequence[Block], documents: Documents) -> Estimate:
-    """The difference between these calibration sets, for new documents."""
+    """The difference between these calibration sets, or models, for new documents."""
     variance = documents.variance_of_mean(_differences(blocks))
     return Estimate(
-        estimand="sets",
+        estimand="sets" if any(not b.fixed for b in blocks) else "models",
         difference=float(sum(b.scores.mean() for b in blocks)),
         stderr=math.sqrt(variance),
         df=float(documents.counts.sum() - len(documents.weight)),
         floor=variance,
         per_draw=0.0,
-        draws=tuple(len(b.scores) for b in blocks),
+        draws=tuple(len(b.scores) for b in blocks if not b.fixed),
         arms=0,
     )
 

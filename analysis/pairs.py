@@ -1,22 +1,48 @@
-"""The table of comparisons: every pair with its difference, error and verdict."""
+"""The table of comparisons: every pair with its difference, error and verdict.
+
+    python -m analysis.pairs results.duckdb comparisons.parquet
+
+writes those of the scores that are told of without being asked for, for the collector to store.
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
+
+from analysis.command import run
 from analysis.comparisons import SETTING, Pair, as_block, pairs
 from analysis.crossing import Crossing
 from analysis.data import ESTIMANDS, Data, Row, mean_of
 from analysis.estimate import Estimate, estimates
-from analysis.scores import Outcomes, Score
+from analysis.scores import Outcomes, Score, opened, told_scores
 from analysis.spread import Spread, pool
 from analysis.verdict import Verdict, benjamini_hochberg, judge_family
+from jobs.store import schema
 
 
 def pair_table(data: Data) -> list[Row]:
-    """Every comparison with its verdict, one row an estimand."""
+    """Every comparison with its verdict, one row an estimand: as it is stored, else computed."""
+    return _stored(data) or compared(data)
+
+
+def _stored(data: Data) -> list[Row]:
+    """The comparisons that the collector stored; none of scores that are told of on request."""
+    found = data.connection.execute(
+        "SELECT * FROM comparisons WHERE score = ? ORDER BY rowid", [data.score.name]
+    )
+    names = [column[0] for column in found.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+def compared(data: Data) -> list[Row]:
+    """Every comparison with its verdict, in the columns of the table `comparisons`."""
     score = data.score
     families: dict[tuple[Any, ...], list[Pair]] = defaultdict(list)
     by_sibling: dict[tuple[Any, ...], list[Pair]] = defaultdict(list)
@@ -48,13 +74,14 @@ def pair_table(data: Data) -> list[Row]:
 
 def _row(pair: Pair, e: Estimate, verdict: Verdict, score: Score) -> Row:
     low, high = e.interval()
-    drawn = any(c.seed is not None for c in (*pair.cells_a, *pair.cells_b))
-    draws = min((n for n in e.draws if n > 1), default=int(drawn))
+    draws = min(e.draws, default=0)
     needed = verdict.draws_needed
     return {
         "score": score.name,
         "axis": "pruner" if pair.axis == "recipe" else pair.axis,
         **{name: pair.setting.get(name) for name in SETTING},
+        "pruner": None if pair.axis == "recipe" else pair.cells_a[0].pruner,
+        "sampler": ", ".join(pair.samplers) or None,
         "a": str(pair.a),
         "b": str(pair.b),
         "estimand": ESTIMANDS[e.estimand],
@@ -112,3 +139,36 @@ def _sibling_spread(pair: Pair, siblings: Sequence[Pair], found: Outcomes | None
     if any(len(drawn) != 1 for drawn in blocks):
         return None
     return pool([drawn[0] for drawn in blocks], found.documents if found else None)
+
+
+ARROW = {
+    "VARCHAR": pyarrow.string(),
+    "DOUBLE": pyarrow.float64(),
+    "INTEGER": pyarrow.int32(),
+    "BIGINT": pyarrow.int64(),
+    "BOOLEAN": pyarrow.bool_(),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.pairs",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("database", type=Path, help="the database")
+    parser.add_argument("out", type=Path, help="the Parquet file to write")
+    options = parser.parse_args(arguments)
+    with opened(options.database) as connection:
+        rows = [
+            row for score in told_scores(connection) for row in compared(Data(connection, score))
+        ]
+    columns = schema.TABLES["comparisons"][1]
+    kinds = pyarrow.schema([(name, ARROW[kind]) for name, (kind, _) in columns.items()])
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, kinds), options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

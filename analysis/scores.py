@@ -25,6 +25,9 @@ TOLERANCE = 1e-6
 PLAIN_MEANS = ("acc", "acc_norm", "exact_match")
 """Metrics that are the mean of their outcomes, whatever else is stored."""
 
+LARGEST_LOG = 700
+"""Beyond, the exponential is no number; intervals of two draws get there."""
+
 
 class DatabaseError(ValueError):
     """A file that is no results database of this version."""
@@ -78,7 +81,9 @@ class Score:
 
     def shown(self, difference: float) -> float:
         """A difference on that scale as it is printed: points, or percent of a perplexity."""
-        return 100 * math.expm1(difference / 100) if self.lower_is_better else difference
+        if not self.lower_is_better:
+            return difference
+        return 100 * math.expm1(min(difference / 100, LARGEST_LOG))
 
     @property
     def unit(self) -> str:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from analysis.data import ESTIMANDS, Data, Row
+from analysis.data import ALONE, ESTIMANDS, Data, Row
 from analysis.pairs import pair_table
 from analysis.tables import best_table, gap_table
 
@@ -53,7 +53,7 @@ class Teller:
         first = rows[0]
         text = f"{self.where(first)}: {len(rows)} of {of} pairs of {first['axis']}s undecided"
         more = sorted({row["more_draws"] for row in rows if row["more_draws"]})
-        if first["estimand"] == ESTIMANDS["sets"] or not more:
+        if first["estimand"] in ALONE or not more:
             return text
         span = f"{more[0]}" if len(more) == 1 else f"{more[0]} to {more[-1]}"
         delta = _with_unit(first["delta"], first["unit"])
@@ -85,8 +85,9 @@ class Teller:
         said = "is level with" if row["difference"] == 0 else "beats"
         text = f"{self.where(row)}: {first} {said} {second} by {_amount(row)}, {_verdict(row)}"
         if row["estimand"] == ESTIMANDS["sets"]:
-            sets = "calibration sets" if row["draws"] else "models"
-            text += f" ({'one draw' if row['draws'] else 'no draws'}: of these {sets} alone)"
+            text += " (one draw: of these calibration sets alone)"
+        if row["estimand"] == ESTIMANDS["models"]:
+            text += " (nothing is drawn: of these models alone)"
         other = next((r for r in self.pairs if _is_for_new_questions(r, row)), None)
         if other is not None and (other["verdict"] != row["verdict"]):
             text += f"; for new questions {_verdict(other)}"
@@ -167,7 +168,8 @@ def _verdict(row: Row) -> str:
     if row["estimand"] == ESTIMANDS["sets"]:
         return "undecided"
     if row["bound_by_documents"]:
-        return f"undecided: too few documents to tell {delta}, however many draws"
+        however = "" if row["estimand"] == ESTIMANDS["models"] else ", however many draws"
+        return f"undecided: too few documents to tell {delta}{however}"
     if not row["more_draws"]:
         return f"undecided: the draws would tell {delta}, so the difference is near it"
     draws = "1 more draw" if row["more_draws"] == 1 else f"{row['more_draws']} more draws"

@@ -81,6 +81,6 @@ def _judge(
     if verdict == UNDECIDED:
         if estimate.per_draw:
             needed = draws_needed(delta, lambda n: estimate.error_at(n, documents), alpha)
-        bound = needed is None and estimate.estimand != "sets"
+        bound = needed is None and estimate.estimand != "sets"  # other sets may tell
     smallest = detectable(estimate.stderr, estimate.df, alpha) if estimate.stderr else 0.0
     return Verdict(verdict, p, q, smallest, needed, bound)

@@ -1,7 +1,7 @@
-"""What `analysis` says, for the launcher to print.
+"""What `analysis` says, for the launcher to print and the collector to store.
 
 `analysis` imports nothing of `jobs` but the schema, and `jobs` nothing of `analysis`: what a
-person would run as a command, the launcher runs as one.
+person would run as a command, the launcher and the collector run as one.
 """
 
 from __future__ import annotations
@@ -43,8 +43,28 @@ def smallest_gap(cells: Iterable[Cell], compare: Compare) -> str:
     return _ask("analysis.power", *options)
 
 
+def compare(database: Path, out: Path) -> None:
+    """Write every comparison that a database allows to a Parquet file.
+
+    Raises:
+        NoAnswerError: they could not be made.
+    """
+    _run("analysis.pairs", str(database), str(out))
+
+
+class NoAnswerError(RuntimeError):
+    """A command of `analysis` failed."""
+
+
 def _ask(module: str, *arguments: str) -> str:
     """What a command of `analysis` prints; where it fails, that and why: the run itself is done."""
+    try:
+        return _run(module, *arguments)
+    except NoAnswerError as error:
+        return str(error)
+
+
+def _run(module: str, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         env=os.environ | {"PYTHONPATH": import_path(os.environ)},
@@ -53,6 +73,6 @@ def _ask(module: str, *arguments: str) -> str:
         check=False,
     )
     if done.returncode:
-        why = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return f"python -m {module} {' '.join(arguments)} failed: {why}"
+        why = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+        raise NoAnswerError(f"python -m {module} {' '.join(arguments)} failed: {why}")
     return done.stdout.strip()

@@ -21,7 +21,7 @@ from pathlib import Path
 from jobs.claims import take
 from jobs.files import unique_suffix
 from jobs.run import RunFolder
-from jobs.store import merge
+from jobs.store import comparisons, merge
 from jobs.store.readback import Damaged, Damages
 
 POLL_SECONDS = 0.2
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="the run folder, for example runs/demo")
     run = RunFolder(parser.parse_args(arguments).run)
     try:
-        damaged = collect(run, lambda line: print(line, file=sys.stderr, flush=True))
+        damaged = collect(run, lambda line: print(line, file=sys.stderr, flush=True), compare=True)
     except (FileNotFoundError, UnreadablePlanError) as error:
         parser.error(str(error))
     for file in damaged:
@@ -54,12 +54,15 @@ def describe(run: RunFolder, damaged: Damaged) -> str:
     )
 
 
-def collect(run: RunFolder, say: Callable[[str], None] = lambda line: None) -> list[Damaged]:
+def collect(
+    run: RunFolder, say: Callable[[str], None] = lambda line: None, compare: bool = False
+) -> list[Damaged]:
     """Bring the database of a run up to date with its records.
 
     Args:
         run: the run.
-        say: told who holds the database, where another collector does.
+        say: told who holds the database, where another collector does; and what is left out.
+        compare: is the table `comparisons` to be filled? Else it is empty after a change.
 
     Returns:
         The files that could not be read. They are set aside, and nothing else is left out.
@@ -77,7 +80,7 @@ def collect(run: RunFolder, say: Callable[[str], None] = lambda line: None) -> l
         ) from error
     with _only_collector(run, say):
         state = merge.state_of(run, plan)
-        if merge.is_current(run.database, state):
+        if merge.is_current(run.database, state, compare):
             return []
         damages = Damages(run)
         with tempfile.TemporaryDirectory(prefix="calgrid-") as scratch:
@@ -85,6 +88,8 @@ def collect(run: RunFolder, say: Callable[[str], None] = lambda line: None) -> l
             if run.database.is_file():
                 shutil.copyfile(run.database, built)
             merge.update(built, run, plan, damages, state)
+            if compare and (problem := comparisons.refill(built, Path(scratch))):
+                say(problem)
             _put_into_place(built, run.database)
     return damages.found
 

@@ -259,7 +259,7 @@ def _finish(run: RunFolder, state: object, console: Console) -> int:
     from jobs.drive import State
 
     assert isinstance(state, State)
-    damaged = collect(run, console.print)
+    damaged = collect(run, console.print, compare=True)
     for file in damaged:
         _say(console, describe(run, file))
     _say(console, answers.headline(run.database))

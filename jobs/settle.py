@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     profile = Profile.model_validate(read_json(run.launch)["profile"])
     with lead(run, profile, lambda: print("a launcher leads this run; waiting for its end")):
         settle(run, plan, profile)
-    for file in collect(run, print):
+    for file in collect(run, print, compare=True):
         print(describe(run, file), file=sys.stderr)
     return 0
 

@@ -56,13 +56,19 @@ def _stamps(folder: Path, name: str) -> Iterator[str]:
             yield f"{name}/{entry.name} {stat.st_size} {stat.st_mtime_ns}\n"
 
 
-def is_current(database: Path, state: str) -> bool:
-    """Was this database built from files that are all as they were?"""
+def is_current(database: Path, state: str, compared: bool) -> bool:
+    """Was this database built from files that are all as they were?
+
+    Args:
+        database: the file. state: of the files now.
+        compared: are the comparisons to be in it?
+    """
     try:
         with duckdb.connect(str(database), read_only=True) as connection:
-            return connection.execute("SELECT state FROM runs").fetchall() == [(state,)]
+            found = connection.execute("SELECT state, compared FROM runs").fetchall()
     except duckdb.Error:  # none yet, damaged, or of another version: it is built anew
         return False
+    return found == [(state, True)] or (not compared and found == [(state, False)])
 
 
 def update(built: Path, run: RunFolder, plan: Plan, damages: Damages, state: str) -> None:
@@ -80,7 +86,9 @@ def update(built: Path, run: RunFolder, plan: Plan, damages: Damages, state: str
         texttables.refill(connection, run, plan, damages)
         _merge_rows(connection, "damaged", map(vars, damages.known()))
         changed = bool(damages.found)  # files were moved: the state is another now
-        _merge_rows(connection, "runs", [run_row(plan) | {"state": None if changed else state}])
+        connection.execute("DELETE FROM comparisons")  # they were of what was here before
+        runs = run_row(plan) | {"state": None if changed else state, "compared": False}
+        _merge_rows(connection, "runs", [runs])
         connection.execute(";".join(schema.create_views(*figures(plan))))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-VERSION = 3
+VERSION = 4
 """Raised with every change of a table; a database of another version is built anew."""
 
 # table -> (comment, {column: (type, comment)})
@@ -26,6 +26,7 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
                 "difference that matters: points, of a perplexity percent",
             ),
             "state": ("VARCHAR", "hash of the names, sizes and times of all files behind this"),
+            "compared": ("BOOLEAN", "is the table comparisons filled, from all that is here?"),
         },
     ),
     "cells": (
@@ -252,6 +253,53 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
             "cause": ("VARCHAR", "why, in one line"),
             "signature": ("VARCHAR", "equal for equal causes"),
             "log": ("VARCHAR", "its log"),
+        },
+    ),
+    "comparisons": (
+        "One row a comparison of two datasets, pruners, sparsities, patterns or sizes and estimand,"
+        " for the primary score, the mean accuracy and the perplexities; made anew whenever a cell "
+        "or an evaluation changes, and empty until then, see runs.compared",
+        {
+            "score": ("VARCHAR", "column of results"),
+            "axis": ("VARCHAR", "what is compared: dataset, pruner, sparsity, pattern or size"),
+            "model": ("VARCHAR", "model, as the grid names it"),
+            "pruner": ("VARCHAR", "base method; NULL where pruners are compared"),
+            "recipe": ("VARCHAR", "method with every option; NULL where pruners are compared"),
+            "pattern": ("VARCHAR", "of both; NULL where patterns are compared"),
+            "sparsity": ("DOUBLE", "of both; NULL where sparsities are compared"),
+            "size": ("INTEGER", "calibration windows; NULL where compared, or none are needed"),
+            "seqlen": ("INTEGER", "tokens a calibration window"),
+            "sampler": ("VARCHAR", "of both; several where the comparison mixes them"),
+            "dataset": ("VARCHAR", "of both; NULL where compared, or averaged over datasets"),
+            "a": ("VARCHAR", "one arm"),
+            "b": ("VARCHAR", "the other"),
+            "estimand": (
+                "VARCHAR",
+                "for whom it holds: any draw, these questions | any draw, new questions | "
+                "these calibration sets alone, new questions | these models alone, new questions",
+            ),
+            "verdict": ("VARCHAR", "differs, equivalent (within delta) or undecided; after Holm"),
+            "mean_a": ("DOUBLE", "mean score of a, as in results"),
+            "mean_b": ("DOUBLE", "mean score of b"),
+            "difference": ("DOUBLE", "a - b, in the unit; of perplexities of the geometric means"),
+            "low": ("DOUBLE", "95 % interval of the difference"),
+            "high": ("DOUBLE", "95 % interval of the difference"),
+            "unit": ("VARCHAR", "of difference, interval, delta and detectable: points or %"),
+            "stderr": ("DOUBLE", "standard error in points; of perplexities of 100 log(a / b)"),
+            "df": ("DOUBLE", "degrees of freedom of the standard error (Satterthwaite)"),
+            "p": ("DOUBLE", "p value of no difference"),
+            "p_holm": ("DOUBLE", "the same after Holm, within the family"),
+            "fdr": ("DOUBLE", "the same after Benjamini and Hochberg, among all of score and axis"),
+            "p_equivalent": ("DOUBLE", "p value of a difference of delta or more, after Holm"),
+            "family": ("INTEGER", "comparisons that Holm's correction is for"),
+            "delta": ("DOUBLE", "the difference that matters, from the grid"),
+            "detectable": ("DOUBLE", "smallest difference that is found with power 0.8"),
+            "draws": ("INTEGER", "draws of the arm that has fewer; 0 where nothing is drawn"),
+            "more_draws": ("INTEGER", "how many more would find delta with power 0.8; undecided"),
+            "bound_by_documents": ("BOOLEAN", "undecided: would no number of draws settle it?"),
+            "documents": ("BIGINT", "documents behind it; NULL where they are not known"),
+            "variance_of_arms": ("INTEGER", "arms whose draws told the variance between draws"),
+            "mixed": ("VARCHAR", "in what else the arms differ: gpu, image, commit, sampler, ..."),
         },
     ),
     "damaged": (

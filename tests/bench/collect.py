@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _timed(run: RunFolder) -> str:
     wall, cpu = time.perf_counter(), time.process_time()
-    assert collect(run) == []
+    assert collect(run, compare=True) == []
     return f"{time.perf_counter() - wall:.1f} s ({time.process_time() - cpu:.1f})"
 
 
