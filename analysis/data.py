@@ -38,9 +38,11 @@ class Data:
         self._small = self._size() <= LARGEST
 
     def _size(self) -> int:
+        """The outcomes behind the score, at most; a text counts tokens, but has rows of windows."""
         names = [name for name, _ in self.score.parts]
         counted = self.connection.execute(
-            "SELECT coalesce(sum(n), 0) FROM metrics JOIN evaluations e USING (evaluation) "
+            "SELECT least((SELECT count(*) FROM outcomes), coalesce(sum(n), 0)) "
+            "FROM metrics JOIN evaluations e USING (evaluation) "
             "WHERE e.in_grid AND list_contains(?, e.name) AND metric = e.headline",
             [names],
         ).fetchall()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 from scipy.special import nctdtr, stdtrit
 
@@ -40,12 +41,18 @@ def power(difference: float, stderr: float, df: float, alpha: float = ALPHA) -> 
 
 def detectable(stderr: float, df: float, alpha: float = ALPHA) -> float:
     """The smallest true difference that is found with power 0.8."""
-    low, high = 0.0, stderr
-    while power(high, stderr, df, alpha) < POWER:
+    return stderr * _detectable(df, alpha)
+
+
+@lru_cache(maxsize=10_000)  # pooled variances have few degrees of freedom, families few levels
+def _detectable(df: float, alpha: float) -> float:
+    """The same in standard errors."""
+    low, high = 0.0, 1.0
+    while power(high, 1.0, df, alpha) < POWER:
         low, high = high, 2 * high
-    for _ in range(50):
+    while high - low > 1e-9 * high:
         middle = (low + high) / 2
-        low, high = (middle, high) if power(middle, stderr, df, alpha) < POWER else (low, middle)
+        low, high = (middle, high) if power(middle, 1.0, df, alpha) < POWER else (low, middle)
     return high
 
 

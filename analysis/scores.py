@@ -14,7 +14,6 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
-import pyarrow
 
 from analysis.blocks import Array, Documents
 from jobs.store import schema
@@ -238,17 +237,15 @@ def _matrix(
     connection: duckdb.DuckDBPyConnection, name: str, metric: str, names: Sequence[str]
 ) -> Array | None:
     """[cells, documents] outcomes of a task or text, NaN where one is not known."""
-    wanted = pyarrow.table({"cell": list(names), "number": list(range(len(names)))})
-    connection.register("wanted", wanted)
     found = connection.sql(
         """
-        SELECT w.number AS row, hash(o.task) AS task, o.doc_id AS document, o.value AS value
+        WITH wanted AS (SELECT unnest($names) AS cell, unnest(range(len($names))) AS row)
+        SELECT w.row, hash(o.task) AS task, o.doc_id AS document, o.value AS value
         FROM outcomes o JOIN evaluations e USING (evaluation) JOIN wanted w ON w.cell = o.cell
-        WHERE e.in_grid AND e.name = ? AND o.metric = ?
+        WHERE e.in_grid AND e.name = $name AND o.metric = $metric
         """,
-        params=[name, metric],
+        params={"names": list(names), "name": name, "metric": metric},
     ).to_arrow_table()
-    connection.unregister("wanted")
     if not len(found):
         return None
     row, task, document, value = (found[c].to_numpy() for c in found.column_names)
