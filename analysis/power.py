@@ -1,8 +1,9 @@
 """What a number of draws can tell: power of a t test, and the smallest gap that it detects.
 
-    python -m analysis.power --draws 3 --datasets 4 [--sd 0.2] [--delta 0.5]
+    python -m analysis.power --draws 3 --datasets 4 [--unit points|%] [--sd 0.2] [--delta 0.5]
 
 prints the smallest gap between two datasets that a grid can detect, for the launch's dry run.
+Accuracies differ by points, perplexities by percent.
 """
 
 from __future__ import annotations
@@ -24,9 +25,21 @@ ALPHA = 0.05
 MOST_DRAWS = 100_000
 """Numbers of draws beyond this are not worth telling apart."""
 
-PUBLISHED_SD = 0.2
-"""Between draws, in points of mean accuracy: Wanda and DSnoT on DCLM-7B and LLaMA-3-8B at 2:4 with
-128 windows of 2,048 tokens, 20 draws each (Ji et al. 2025, figure data: 0.19 to 0.27)."""
+ASSUMED = {
+    "points": (
+        0.2,
+        "published of mean accuracies of 7B models at 2:4 with 128 windows of 2,048 tokens "
+        "(Ji et al. 2025)",
+    ),
+    "%": (
+        0.5,
+        "the small reproduction has 0.3 to 0.7 %, a model of 15 million parameters with 32 windows "
+        "of 256 tokens",
+    ),
+}
+"""unit -> standard deviation between draws of a dataset that is taken where none is given, and
+where it is from: Wanda and DSnoT on DCLM-7B and LLaMA-3-8B, 20 draws each (figure data: 0.19 to
+0.27 points); medians over datasets at 50 and 60 % (analysis/small-reproduction.csv)."""
 
 
 def power(difference: float, stderr: float, df: float, alpha: float = ALPHA) -> float:
@@ -106,44 +119,42 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--draws", type=int, required=True, help="draws a dataset")
     parser.add_argument("--datasets", type=int, required=True, help="datasets compared")
-    parser.add_argument(
-        "--sd",
-        type=float,
-        default=PUBLISHED_SD,
-        help=f"between draws, in points ({PUBLISHED_SD}: published, 7B, 128 x 2,048)",
-    )
-    parser.add_argument("--delta", type=float, help="the difference that matters, in points")
+    parser.add_argument("--unit", choices=list(ASSUMED), default="points", help="of the score")
+    parser.add_argument("--sd", type=float, help="standard deviation between draws of a dataset")
+    parser.add_argument("--delta", type=float, help="the difference that matters")
     options = parser.parse_args(arguments)
-    if options.sd <= 0:
+    if options.sd is not None and options.sd <= 0:
         parser.error(f"--sd must be positive, not {options.sd:g}")
-    print(describe(options.draws, options.datasets, options.sd, options.delta))
+    print(describe(options.draws, options.datasets, options.unit, options.sd, options.delta))
     return 0
 
 
-def describe(draws: int, datasets: int, sd: float, delta: float | None) -> str:
+def describe(
+    draws: int, datasets: int, unit: str, known_sd: float | None, delta: float | None
+) -> str:
     """What a person is told before a grid runs."""
     if datasets < 2:
         return "One dataset: there is no gap between datasets to detect."
     pairs = datasets * (datasets - 1) // 2
+    assumed_sd, source = ASSUMED[unit]
+    sd = assumed_sd if known_sd is None else known_sd
     gap = smallest_gap(draws, datasets, sd)
-    assumed = f"if draws of a dataset differ by {sd:g} points of accuracy (standard deviation)"
-    if sd == PUBLISHED_SD:
-        assumed += (
-            ", which is assumed: published of 7B models at 2:4 with 128 windows of 2,048 tokens "
-            "(Ji et al. 2025); `python -m analysis.power --sd` takes yours"
-        )
+    of = "points of accuracy" if unit == "points" else "% of perplexity"
+    assumed = f"if draws of a dataset differ by {sd:g} {of} (standard deviation)"
+    if known_sd is None:
+        assumed += f", which is assumed: {source}; `python -m analysis.power --sd` takes yours"
     if gap is None:
         text = "One draw a dataset: results hold for these calibration sets alone, whatever the gap"
     else:
         text = (
-            f"{draws} draws a dataset detect a gap of {gap:.2g} points between two of {datasets} "
+            f"{draws} draws a dataset detect a gap of {gap:.2g} {unit} between two of {datasets} "
             f"datasets 8 times in 10 ({pairs} pairs, Holm), {assumed}"
         )
     if delta is not None:
         alpha = ALPHA / pairs
         needed = draws_needed(delta, lambda n: (sd * math.sqrt(2 / n), 2 * (n - 1)), alpha)
         if needed is not None and needed > draws:
-            text += f"; {needed} draws would detect delta, {delta:g} points"
+            text += f"; {needed} draws would detect delta, {delta:g} {unit}"
             text += "" if gap is not None else f", {assumed}"
     return text + "."
 

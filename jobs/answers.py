@@ -37,9 +37,9 @@ def smallest_gap(cells: Iterable[Cell], compare: Compare) -> str:
         return ""
     draws = min(len(s) for by_dataset in compared for s in by_dataset.values())
     datasets = max(len(by_dataset) for by_dataset in compared)
-    options = ["--draws", str(draws), "--datasets", str(datasets)]
-    if not compare.primary.startswith("ppl_"):
-        options += ["--delta", str(compare.delta)]
+    unit = "%" if compare.primary.startswith("ppl_") else "points"
+    options = ["--draws", str(draws), "--datasets", str(datasets), "--unit", unit]
+    options += ["--delta", str(compare.delta)]
     return _ask("analysis.power", *options)
 
 

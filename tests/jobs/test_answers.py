@@ -31,6 +31,17 @@ def test_the_smallest_gap_that_a_grid_can_detect(
     assert ("delta, 0.5 points" in told) == bool(said)
 
 
+def test_gaps_of_perplexities_are_told_in_percent() -> None:
+    plan = make_plan(cells=WANDA | {"dataset": ["a", "b", "c"], "seed": [0, 1]})
+    told = answers.smallest_gap(
+        [plan.cell(key) for key in plan.cells], Compare(primary="ppl_wikitext2", delta=1)
+    )
+    assert "% between two of 3 datasets" in told
+    assert "differ by 0.5 % of perplexity" in told
+    assert "would detect delta, 1 %" in told
+    assert "points" not in told
+
+
 def test_the_dry_run_says_it(
     write_grid: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
