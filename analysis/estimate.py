@@ -3,7 +3,8 @@
 Within a block, y[r, j] = mean + document_j + draw_r + (draw x document)_rj. The mean over the
 draws of this benchmark's documents has variance s2 / R, with s2 the variance between the draws'
 scores. For new documents, the spread of the documents' differences comes on top; the draw x
-document residual is in both parts and is taken out once. Degrees of freedom are Satterthwaite's.
+document residual is in both parts and is taken out once. Degrees of freedom are Satterthwaite's
+for arms of independent draws, and such that intervals add up for draws and documents; see `spread`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from analysis.blocks import Array, Block, Documents, between_draws, residual
-from analysis.spread import Spread, alike, estimated_df, satterthwaite
+from analysis.spread import Spread, alike, estimated_df, matched_df
 
 CONFIDENCE = 0.95
+MANY = 10**9  # documents, where nobody says how many
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,7 @@ class Estimate:
             draws: draws a block. documents: of the benchmark, where they count.
         """
         shrinking = self.per_draw / draws
-        df = satterthwaite(
-            [shrinking, self.floor], [self.arms * (draws - 1), (documents or math.inf) - 1]
-        )
+        df = matched_df([shrinking, self.floor], [self.arms * (draws - 1), (documents or MANY) - 1])
         return math.sqrt(shrinking + self.floor), df
 
 
@@ -150,14 +150,10 @@ def _over_questions(
         residual(b, documents) / len(b.scores) if len(b.scores) > 1 else 0.0 for b in blocks
     ]
     twice = sum(residuals)
-    variance = max(from_draws + from_documents - twice, from_draws, from_documents)
-    n = float(documents.counts.sum() - len(documents.weight))
-    residual_df = n * sum(len(b.scores) - 1 for b in blocks)
-    denominator = (
-        from_draws**2 / over_draws.df + from_documents**2 / n + twice**2 / (residual_df or 1)
-    )
-    df = min(max(variance**2 / denominator if denominator else n, over_draws.df), n)
     floor = max(from_documents - twice, 0.0)
+    n = float(documents.counts.sum() - len(documents.weight))
+    variance = from_draws + floor
+    df = matched_df([from_draws, floor], [over_draws.df, n])
     return Estimate(
         estimand="questions",
         difference=over_draws.difference,

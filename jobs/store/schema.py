@@ -286,7 +286,7 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
             "high": ("DOUBLE", "95 % interval of the difference"),
             "unit": ("VARCHAR", "of difference, interval, delta and detectable: points or %"),
             "stderr": ("DOUBLE", "standard error in points; of perplexities of 100 log(a / b)"),
-            "df": ("DOUBLE", "degrees of freedom of the standard error (Satterthwaite)"),
+            "df": ("DOUBLE", "degrees of freedom of the t interval"),
             "p": ("DOUBLE", "p value of no difference"),
             "p_holm": ("DOUBLE", "the same after Holm, within the family"),
             "fdr": ("DOUBLE", "the same after Benjamini and Hochberg, among all of score and axis"),

@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     n = parser.parse_args(arguments).simulations
     error = 100 * (0.95 * 0.05 / n) ** 0.5
     print(f"{n:,} simulations a row, {DATASETS} datasets (a true 95 % shows as 95 ± {error:.1f})")
-    print("\ncoverage of 95 % intervals: any draw, any draw and new questions, paired draws")
+    print("\ncoverage of 95 % intervals: any draw; any draw and new questions; both paired")
     for name, truth in TRUTHS.items():
         for draws in DRAWS:
             print(f"  {name:23}{draws:3} draws {_coverage(replace(truth, draws=draws), n)}")
@@ -102,7 +102,7 @@ def _percent(counts: dict[str, int], n: int) -> str:
 
 
 def _coverage(truth: Truth, n: int) -> str:
-    hits = {"draws": 0, "questions": 0, "paired": 0}
+    hits = {"draws": 0, "questions": 0, "paired": 0, "paired questions": 0}
     for blocks, documents, expected in _simulate(truth, np.array([55.0, 50, 50, 50]), n):
         spread = pool(blocks, documents)
         for e in estimates(_difference(blocks[0], blocks[1]), documents, spread):
@@ -112,7 +112,9 @@ def _coverage(truth: Truth, n: int) -> str:
         assert a.documents is not None
         assert b.documents is not None
         paired = Block(a.scores - b.scores, a.documents - b.documents)
-        hits["paired"] += _covers(estimates([paired], documents)[0], expected[2] - expected[3])
+        here, new = estimates([paired], documents)
+        hits["paired"] += _covers(here, expected[2] - expected[3])
+        hits["paired questions"] += _covers(new, 0.0)
     return _percent(hits, n)
 
 
