@@ -22,7 +22,7 @@ from analysis.command import database_parser, run
 from analysis.data import Data
 from analysis.formats import FORMATS
 from analysis.scores import DatabaseError, opened, scores, told_scores
-from analysis.sentences import Teller, summary
+from analysis.sentences import Teller, summary, with_unit
 from analysis.tables import TABLES
 
 MOST_SENTENCES = 60
@@ -106,14 +106,15 @@ def _choices(name: str, known: Any) -> str:
 def _tell(data: Data) -> None:
     """Say what the database knows of one score."""
     teller, score = Teller(data), data.score
-    print(f"{score.name} (a difference of {score.shown(score.delta):g} {score.unit} matters)")
+    matters = with_unit(score.shown(score.delta), score.unit)
+    print(f"{score.name} (a difference of {matters} matters)")
     if not teller.pairs:
         print("  nothing to compare: no two cells that are done differ in one axis alone")
     for row in teller.told_gaps():
         print("  " + teller.gap(row))
     for sentence in islice(teller.comparisons(), MOST_SENTENCES):
         print("  " + sentence)
-    print(f"  all {len(teller.pairs):,} comparisons, with p values: the table `pairs`")
+    print(f"  all comparisons ({len(teller.pairs):,}), with p values: the table `pairs`")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class Teller:
         if first["estimand"] in ALONE or not more:
             return text
         span = f"{more[0]}" if len(more) == 1 else f"{more[0]} to {more[-1]}"
-        delta = _with_unit(first["delta"], first["unit"])
+        delta = with_unit(first["delta"], first["unit"])
         return f"{text}: {span} more draws a dataset would tell {delta}"
 
     def told_gaps(self) -> list[Row]:
@@ -96,9 +96,9 @@ class Teller:
     def gap(self, row: Row) -> str:
         """How far datasets are apart in one setting, and how far they would be by chance."""
         text = f"{self.where(row)}: best {row['best']}, worst {row['worst']}, a gap of "
-        text += _with_unit(row["gap"], row["unit"])
+        text += with_unit(row["gap"], row["unit"])
         if row["estimand"] == ESTIMANDS["sets"]:
-            return f"{text}; one draw a dataset says nothing of other draws{_beware(row)}"
+            return f"{text}; where there is one draw, nothing is said of others{_beware(row)}"
         return (
             f"{text}; if nothing differed about {row['if_nothing_differed']:.2g}, rarely above "
             f"{row['at_most']:.2g} (p = {row['p']:.2g}){self._best(row)}{_beware(row)}"
@@ -143,8 +143,10 @@ def _one_of(names: Sequence[str]) -> str:
     return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def _with_unit(value: float, unit: str) -> str:
-    return f"{value:.3g} {unit}"
+def with_unit(value: float, unit: str) -> str:
+    """A difference as it is printed, in points or percent."""
+    shown = f"{value:.3g}"
+    return f"{shown} {'point' if (shown, unit) == ('1', 'points') else unit}"
 
 
 def _amount(row: Row) -> str:
@@ -152,15 +154,15 @@ def _amount(row: Row) -> str:
     low, high = row["low"], row["high"]
     if row["difference"] < 0:  # told from the other side
         low, high = -high, -low
-    difference = _with_unit(abs(row["difference"]), row["unit"])
-    span = f"95 % CI {low:.3g} to {_with_unit(high, row['unit'])}"
+    difference = with_unit(abs(row["difference"]), row["unit"])
+    span = f"95 % CI {low:.3g} to {with_unit(high, row['unit'])}"
     if row["unit"] == "%":
         return f"{abs(row['mean_a'] - row['mean_b']):.3g} of perplexity ({difference}; {span})"
     return f"{difference} ({span})"
 
 
 def _verdict(row: Row) -> str:
-    delta = _with_unit(row["delta"], row["unit"])
+    delta = with_unit(row["delta"], row["unit"])
     if row["verdict"] == "equivalent":
         return f"equivalent within {delta}"
     if row["verdict"] == "differs":

@@ -1,4 +1,5 @@
 -- Which matters more, dataset or pruner: what share of the sum of squares does each explain?
+-- Of what was run, without error; as components with intervals: python -m analysis.compare DB shares
 WITH chosen AS (
     SELECT [model, pattern, sparsity::VARCHAR, size::VARCHAR, score] AS setting, recipe, dataset,
         if(lower_is_better, ln(value), value) AS value, model, pattern, sparsity, size, score
@@ -19,8 +20,10 @@ SELECT model, pattern, sparsity, size, score,
     sum((of_pruner - grand) ** 2) / sum((value - grand) ** 2) AS pruner_share,
     sum((of_both - of_dataset - of_pruner + grand) ** 2) / sum((value - grand) ** 2)
         AS interaction_share,
-    sum((value - of_both) ** 2) / sum((value - grand) ** 2) AS draw_share
+    if(count(*) > count(DISTINCT (dataset, recipe)),
+        sum((value - of_both) ** 2) / sum((value - grand) ** 2), NULL) AS draw_share
 FROM fitted
 GROUP BY ALL
-HAVING count(DISTINCT dataset) > 1 AND sum((value - grand) ** 2) > 0
+HAVING count(DISTINCT dataset) > 1 AND count(DISTINCT recipe) > 1
+    AND sum((value - grand) ** 2) > 0
 ORDER BY model, pattern, sparsity, size, score

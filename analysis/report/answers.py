@@ -10,6 +10,7 @@ from typing import Any
 
 from analysis.report.findings import Findings, Row
 from analysis.results import Metric, Results, generated_datasets, mean
+from analysis.sentences import with_unit
 from analysis.tables import CONTROLS, ESTIMANDS
 
 SETTING = ("model", "recipe", "pattern", "sparsity", "size", "seqlen")
@@ -361,7 +362,7 @@ def _place(key: tuple[str, float]) -> str:
 
 def _amount(results: Results, f: Findings) -> str:
     """The difference that matters, as the grid gives it."""
-    return f"{f.score.shown(f.score.delta):g} {f.score.unit}"
+    return with_unit(f.score.shown(f.score.delta), f.score.unit)
 
 
 def _signed(gain: float, f: Findings) -> str:

@@ -22,7 +22,8 @@ SETTING = {"recipe": "wanda", "sparsity": 0.5, "size": 8}
 
 def test_the_issue_s_questions_are_all_there() -> None:
     assert set(named_queries()) == {
-        *("axes", "datasets", "dense", "errors", "failures", "gaps", "generated", "masks"),
+        *("axes", "comparisons", "datasets", "dense", "errors", "failures", "gaps", "generated"),
+        "masks",
         *(
             "replicates",
             "similarity",
@@ -58,6 +59,13 @@ def test_gaps(known: Path, score: str, unit: str) -> None:
         assert found["gap"] == pytest.approx(15, abs=2)
 
 
+def test_comparisons(known: Path) -> None:
+    found = rows(known, "comparisons", score="mean_accuracy", axis="dataset", a="a", b="d")
+    assert {r["verdict"] for r in found} == {"differs"}
+    assert {r["estimand"].split(", ")[1] for r in found} == {"these questions", "new questions"}
+    assert all(r["low"] < r["difference"] < r["high"] for r in found)
+
+
 def test_dense(known: Path) -> None:
     (found,) = rows(known, "dense", score="sciq")
     assert found["value"] == pytest.approx(0.8, abs=0.01)
@@ -74,6 +82,7 @@ def test_similarity_and_quality_each_given_the_other(known: Path) -> None:
     assert found["similarity_with_score"] > 0.7
     assert found["similarity_with_quality"] > 0.9
     assert -1 <= found["quality_given_similarity"] <= 1
+    assert [point.split(":")[0] for point in found["points"].split("; ")] == list("dbca")
 
 
 def test_sizes_are_paired_by_draw(known: Path) -> None:
