@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -28,11 +30,29 @@ def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> 
     if device.type != "cuda" or size <= DEVICE_BYTES:
         return torch.empty(*shape, dtype=dtype, device=device)
     if size <= HOST_SHARE * free_host_bytes():
-        return torch.empty(*shape, dtype=dtype, pin_memory=True)
+        return _page_locked(size).view(dtype).view(*shape)
     with tempfile.NamedTemporaryFile(prefix="calgrid-activations-") as file:
         file.truncate(size)
         flat = torch.from_file(file.name, shared=True, size=size // dtype.itemsize, dtype=dtype)
     return flat.view(*shape)  # the mapping outlives the name
+
+
+def _page_locked(size: int) -> Tensor:
+    """Host memory that a GPU reads and writes by itself, uint8 [size].
+
+    Torch's own takes the next power of two, and touches its pages one after the other: 8 GiB in
+    7.1 s beside an H200, where this takes 0.8 s.
+    """
+    room = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    flat = torch.frombuffer(room, dtype=torch.uint8).zero_()  # all threads touch its pages
+    torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(flat.data_ptr(), size, 0))
+    weakref.finalize(room, _unlock, flat.data_ptr()).atexit = False
+    return flat
+
+
+def _unlock(address: int) -> None:
+    torch.cuda.synchronize()  # copies may be on their way
+    torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(address))
 
 
 def free_host_bytes() -> int:
