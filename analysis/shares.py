@@ -18,6 +18,7 @@ from analysis.estimate import CONFIDENCE
 from analysis.gaps import SEED
 
 SIMULATIONS = 10_000
+ROUNDING = 1e-12  # a share below is the error of subtracting mean squares that are equal
 SOURCES = ("dataset", "pruner", "dataset x pruner", "draw", "rest")
 
 
@@ -41,6 +42,7 @@ def shares(scores: Array) -> list[Share]:
     squares, dfs = _mean_squares(scores)
     shape = scores.shape
     components = np.maximum(_components(squares, shape), 0)
+    components[components < ROUNDING * components.sum()] = 0
     total = components.sum()
     random = np.random.default_rng(SEED)
     simulated = squares * dfs / random.chisquare(dfs, size=(SIMULATIONS, len(dfs)))

@@ -204,8 +204,8 @@ def association_table(data: Data) -> list[Row]:
                             "given": other,
                             **vars(found),
                             "points": "; ".join(
-                                f"{d}: {a:.4g}, {better * b:.4g}"
-                                for d, a, b in zip(known, x, y, strict=True)
+                                f"{d}: {a:.4g}, {mean_of(arms[d]):.4g}"
+                                for d, a in zip(known, x, strict=True)
                             ),
                         }
                     )

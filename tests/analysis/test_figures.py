@@ -70,11 +70,14 @@ def test_special_characters_are_harmless() -> None:
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
-def test_latex_accepts_the_table(table: str, tmp_path: Path) -> None:
-    head = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
+@pytest.mark.parametrize("width", ["12cm", "5cm"])
+def test_latex_accepts_the_table_and_it_fits(table: str, width: str, tmp_path: Path) -> None:
+    head = r"\documentclass{article}\usepackage{booktabs,graphicx}"
+    head += rf"\setlength{{\textwidth}}{{{width}}}\begin{{document}}"
     (tmp_path / "page.tex").write_text(head + table + r"\end{document}")
     command = ["pdflatex", "-interaction=batchmode", "-halt-on-error", "page.tex"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert "Overfull" not in (tmp_path / "page.log").read_text("latin-1")
 
 
 def test_labels_say_what_tells_recipes_apart() -> None:
