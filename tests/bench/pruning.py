@@ -4,8 +4,8 @@ A random Llama is pruned, its blocks on the host to begin with. The floor of a s
 two forward passes over all blocks, batched as large as ours and as transformers runs them. The
 published loops are those of clones of their repositories, see `tests.bench.published`; they need
 not run on as many blocks, being compared by the block, and find all of them on the device, where
-ours brings each from the host and takes it back: most of the time of methods without data. First use (kernels are compiled) is timed on
-its own and not part of what is compared.
+ours brings each from the host and takes it back: most of the time of a method without data. First
+use (kernels are compiled) is timed on its own and not part of what is compared.
 """
 
 from __future__ import annotations
