@@ -27,8 +27,12 @@ is the second."""
 ENGINE_SECONDS = 900.0
 """How long an engine that does not answer is waited for."""
 
-SIGNALLED = (128 + 9, 128 + 15)
-"""Exit codes of a program that SIGKILL or SIGTERM ended, as a container gives them."""
+EXIT_SIGNALLED, EXIT_INTERRUPTED = 128, 130
+"""A program that signal n ended, as a container gives it, is this + n; 130 is a cell that was asked
+to stop, and did."""
+
+FROM_OUTSIDE = (-9, -15)
+"""Exit codes of a program that SIGKILL or SIGTERM ended."""
 
 WENT_AWAY = re.compile(
     r"unexpected EOF|cannot connect to the docker daemon|connection (refused|reset)|broken pipe|"
@@ -185,12 +189,14 @@ def meaning(job: Job, code: int) -> Ended:
     """
     kind: Kind | None = None
     cause = None
+    if code > EXIT_SIGNALLED and code != EXIT_INTERRUPTED:
+        code = EXIT_SIGNALLED - code
     last = tail(job.log)
     said = [line for line in last.splitlines() if line.strip() and not HINT.match(line)] or [""]
     if code and MEMORY_MESSAGE in said[-1]:  # further up it is an earlier attempt's
         code, kind, cause = -9, "memory", f"{MEMORY_MESSAGE} ({job.mem_gb} GB)"
-    elif code in SIGNALLED:
-        code, kind = 128 - code, "lost"
+    elif code in FROM_OUTSIDE:
+        kind = "lost"
         cause = f"the container was ended from outside (signal {-code})"
     elif code in EXIT_ENGINE and WENT_AWAY.search(last):
         kind, cause = "lost", "the container engine went away"

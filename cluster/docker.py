@@ -46,12 +46,9 @@ class DockerBackend(LocalBackend):
         for job in jobs:
             yield contained.preview(self.profile, job, self._share(0))
 
-    def poll(self) -> Iterator[Ended]:
-        """The jobs that ended since the last call; starts those that have room now."""
-        for ended in super().poll():
-            assert ended.code is not None
-            meaning = contained.finish(self._boxes.pop(ended.job.name), ended.job, ended.code)
-            yield meaning if ended.kind is None else ended
+    def meaning(self, job: Job, code: int) -> Ended:
+        """What the exit code of a job's client says; what is left of the container goes."""
+        return contained.finish(self._boxes.pop(job.name), job, code)
 
     def kill(self, job: Job, process: subprocess.Popen[bytes], number: signal.Signals) -> None:
         """Send a signal to a job; a container outlives its client, and is removed by name."""

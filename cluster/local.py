@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.backend import Ended, Job, Say, job_environment, signal_seconds
@@ -49,7 +49,8 @@ def cores() -> int:
 class LocalBackend:
     """Runs jobs as processes, `concurrency` at a time, each with its share of cores and GPUs.
 
-    A subclass that runs them otherwise, for example in containers, overrides `_launch` and `kill`.
+    A subclass that runs them otherwise, for example in containers, overrides `_launch`, `kill` and
+    `meaning`.
     """
 
     interval = 0.1
@@ -87,7 +88,7 @@ class LocalBackend:
                 continue
             del self._running[slot]
             self._free.append(slot)
-            ended.append(_ended(running, code))
+            ended.append(_in_time(running, self.meaning(running.job, code)))
         self._start()
         yield from ended
 
@@ -147,6 +148,10 @@ class LocalBackend:
         """The program that runs a job, and its arguments."""
         return [sys.executable, *job.command]
 
+    def meaning(self, job: Job, code: int) -> Ended:
+        """What the exit code of a job's process says."""
+        return Ended(job, code)
+
     def kill(self, job: Job, process: subprocess.Popen[bytes], number: signal.Signals) -> None:
         """Send a signal to all processes of a job."""
         with suppress(ProcessLookupError):  # it ended in this moment
@@ -195,9 +200,10 @@ class LocalBackend:
         return shares
 
 
-def _ended(running: Running, code: int) -> Ended:
-    if not running.told or code >= 0:
-        return Ended(running.job, code)
+def _in_time(running: Running, ended: Ended) -> Ended:
+    """The same, unless it was ended by a signal since it did not heed that its time was up."""
+    if not running.told or ended.code is None or ended.code >= 0 or ended.kind == "memory":
+        return ended
     minutes = running.job.timeout_min
     cause = f"its {minutes} minutes were over, and it did not stop; raise resources.timeout_min"
-    return Ended(running.job, code, "timeout", cause)
+    return replace(ended, kind="timeout", cause=cause)

@@ -161,6 +161,18 @@ def test_an_engine_that_has_no_gpus_to_give(code: int, said: str, tmp_path: Path
     assert "install the NVIDIA container toolkit" in str(ended.cause)
 
 
+@pytest.mark.parametrize(
+    ("code", "kind", "means"),
+    [(3, None, 3), (130, None, 130), (139, None, -11), (140, None, -12), (137, "lost", -9)],
+)
+def test_a_signal_inside_is_a_negative_code(
+    code: int, kind: str | None, means: int, tmp_path: Path
+) -> None:
+    """As of processes; 130 is a cell that was asked to stop, and did."""
+    ended = meaning(Job("cell", ("-c", "pass"), tmp_path / "log"), code)
+    assert (ended.code, ended.kind) == (means, kind)
+
+
 def test_the_groups_of_shared_folders_come_along() -> None:
     assert values(command(box("docker"), PROGRAM, {}), "--group-add") == ["5000", "5001"]
     assert values(command(box("podman"), PROGRAM, {}), "--group-add") == ["keep-groups"]

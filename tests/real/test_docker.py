@@ -19,11 +19,12 @@ from typing import Any
 
 import pytest
 
-from cluster import image
-from cluster.backend import Job
+from cluster import image, local
+from cluster.backend import Ended, Job
 from cluster.code import ROOT, code_files
 from cluster.contained import client, meaning, sandbox
 from cluster.container import Sandbox, User
+from cluster.docker import DockerBackend
 from cluster.profile import Container, load_profile
 from cluster.yamlfile import InputError
 from tests.real.launching import (
@@ -246,6 +247,25 @@ def test_a_kill_for_memory_is_told_from_others(built: str, tmp_path: Path) -> No
     over = ended(built, python(tmp_path, again))  # its log goes on where the first one's ended
     assert over.kind == "lost"
     assert ended(built, python(tmp_path, "raise SystemExit(3)")).code == 3
+
+
+def test_a_job_whose_time_is_up(
+    built: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told; what has no ear for it yet ends by that very signal, and that is its cause."""
+    monkeypatch.setattr(local, "signal_seconds", lambda minutes: 60 * minutes - 6)
+    backend = DockerBackend(load_profile("docker"), tmp_path)
+    backend.image = built
+    sleep = "import time; time.sleep(600)"
+    hear = f"import signal, sys; signal.signal(signal.SIGUSR2, lambda *_: sys.exit(4)); {sleep}"
+    jobs = [python(tmp_path, hear), replace(python(tmp_path, sleep), name="deaf")]
+    backend.submit([replace(job, timeout_min=1) for job in jobs])
+    ended: dict[str, Ended] = {}
+    wait_for(lambda: ended.update({e.job.name: e for e in backend.poll()}) or not backend.live())
+    assert (ended["test"].kind, ended["test"].code) == (None, 4)
+    assert (ended["deaf"].kind, ended["deaf"].code) == ("timeout", -signal.SIGUSR2)
+    assert "raise resources.timeout_min" in str(ended["deaf"].cause)
+    assert containers() == []
 
 
 def test_a_folder_that_is_not_there_is_not_made(built: str, tmp_path: Path) -> None:
