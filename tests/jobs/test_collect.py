@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -236,6 +237,34 @@ def test_a_second_collector_waits_and_says_for_whom(run: RunFolder) -> None:
     waiting.join(30)
     assert "process" in said[0]
     assert query(run, "SELECT count(*) FROM results") == [(8,)]
+
+
+def test_a_collector_killed_while_it_merges_changes_nothing(tmp_path: Path) -> None:
+    values = np.arange(40_000.0) % 2
+    run = write_run(tmp_path / "written", make_plan(), lambda cell, name: values)
+    late = some_evaluation(run)
+    late.rename(tmp_path / late.name)
+    collect(run)
+    before, stat = query(run, "FROM results"), run.database.stat()
+    (tmp_path / late.name).rename(late)
+    for seconds in (0.0, 0.1, 0.2):
+        scratch = tmp_path / f"scratch-{seconds}"
+        scratch.mkdir()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jobs.collect", str(run.path)],
+            env=os.environ | {"TMPDIR": str(scratch), "PYTHONPATH": str(ROOT)},
+        )
+        while not list(scratch.glob("*/results.duckdb.wal")):  # what it merges goes in there first
+            assert process.poll() is None
+            time.sleep(0.001)
+        time.sleep(seconds)
+        process.kill()
+        process.wait()
+        assert query(run, "FROM results") == before
+        assert run.database.stat() == stat
+    assert collect(run) == []
+    assert query(run, "SELECT count(*) FROM outcomes") == [(8 * len(values),)]
+    assert not list(run.path.glob("*.partial"))
 
 
 READER = """

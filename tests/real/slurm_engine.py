@@ -6,6 +6,8 @@
 Everything lives in one folder (CALGRID_SLURM_ROOT, /var/tmp/calgrid-slurm): configuration, keys,
 sockets, database, logs. Needs nothing but the standard library, so that it runs before the project
 is installed. Each node is a slurmd of its own on this host; nodes claim more CPUs than there are.
+Memory limits are Slurm's own, which looks every two seconds; on n3, where this machine has cgroups
+of version 1, they are the kernel's, as at most sites.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin={task}
 SwitchType=switch/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
@@ -65,7 +67,7 @@ AccountingStorageEnforce=associations,limits,qos
 AccountingStoreFlags=job_comment
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=2
-JobAcctGatherParams=OverMemoryKill
+{polling}
 # quick reactions, so that tests need not wait
 SlurmdTimeout=8
 SlurmctldTimeout=30
@@ -107,7 +109,17 @@ StorageUser=slurm
 StoragePass=slurm
 """
 
-CGROUP_CONF = "CgroupAutomount=no\nConstrainRAMSpace=no\nConstrainDevices=no\n"
+POLLING = "JobAcctGatherParams=OverMemoryKill"
+
+CGROUP_CONF = """\
+CgroupPlugin=cgroup/v1
+CgroupMountpoint=/sys/fs/cgroup
+CgroupAutomount=no
+ConstrainRAMSpace={constrain}
+ConstrainDevices=no
+"""
+
+CGROUP = Path("/sys/fs/cgroup/memory")
 
 
 class Engine:
@@ -120,6 +132,7 @@ class Engine:
         self.port = port
         self.max_array = max_array
         self.environment = os.environ | {"SLURM_CONF": str(root / "etc" / "slurm.conf")}
+        self.kernel_limits = os.access(CGROUP / "cgroup.procs", os.W_OK)
 
     # -- up and down
 
@@ -160,13 +173,17 @@ class Engine:
             self.kill_node(node)
         for name in DAEMONS[1:]:
             self._stop(name)
+        for folder, _, _ in os.walk(CGROUP / "slurm_n3", topdown=False):
+            with contextlib.suppress(OSError):  # another cluster uses it
+                Path(folder).rmdir()
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _all_idle(self) -> bool:
         return self.run("sinfo", "-h", "-p", "gpu", "-t", "idle", "-o", "%D").strip() == "3"
 
     def _write_files(self) -> None:
-        for folder in ("etc", "run", "log", "spool", "state", "dev", "sql", "munge", "key"):
+        folders = ("etc", "etc-n3", "run", "log", "spool", "state", "dev", "sql", "munge", "key")
+        for folder in folders:
             (self.root / folder).mkdir(parents=True)
         (self.root / ".calgrid-slurm").touch()
         (self.root / "key").chmod(0o700)
@@ -178,6 +195,7 @@ class Engine:
             "sql_port": self.port + 3,
             "node_ports": f"{self.port + 10}-{self.port + 12}",
             "max_array": self.max_array,
+            "task": "task/cgroup" if self.kernel_limits else "task/none",
             "first_job": int(time.time()) % 6_000_000 * 10 + 1,
         }
         devices = "/dev/tty[4-7]"  # any character devices do where none may be made
@@ -188,14 +206,18 @@ class Engine:
             devices = f"{self.root}/dev/gpu[0-3]"
         except PermissionError:
             pass
+        self._write_conf("etc", values | {"polling": POLLING, "constrain": "no"}, devices)
+        self._write_conf("etc-n3", values | {"polling": "", "constrain": "yes"}, devices)
+
+    def _write_conf(self, folder: str, values: dict[str, object], devices: str) -> None:
         for name, text in (
             ("slurm.conf", SLURM_CONF),
             ("slurmdbd.conf", SLURMDBD_CONF),
             ("cgroup.conf", CGROUP_CONF),
             ("gres.conf", f"Name=gpu Type=fake File={devices}\n"),
         ):
-            (self.root / "etc" / name).write_text(text.format(**values))
-        (self.root / "etc" / "slurmdbd.conf").chmod(0o600)
+            (self.root / folder / name).write_text(text.format(**values))
+        (self.root / folder / "slurmdbd.conf").chmod(0o600)
 
     # -- daemons
 
@@ -247,8 +269,8 @@ class Engine:
         self.wait("slurmdbd", lambda: self._works("sacctmgr", "-n", "show", "cluster"))
 
     def stop_accounting(self) -> None:
-        """Take slurmdbd away."""
-        self._stop("slurmdbd")
+        """Take slurmdbd away, without a word."""
+        self._stop("slurmdbd", signal.SIGKILL)
 
     def start_controller(self, *options: str) -> None:
         """Start slurmctld, and wait until it answers."""
@@ -262,7 +284,9 @@ class Engine:
     def start_node(self, node: str) -> None:
         """Start a node's daemon."""
         (self.root / "spool" / node).mkdir(exist_ok=True)
-        self.run("slurmd", "-N", node)
+        own = node == "n3" and self.kernel_limits
+        folder = self.root / ("etc-n3" if own else "etc")
+        self.run("slurmd", "-N", node, "-f", str(folder / "slurm.conf"))
 
     def kill_node(self, node: str) -> None:
         """Lose a node: its daemon and all that runs on it die at once."""

@@ -158,10 +158,13 @@ def _drive(run: RunFolder, plan: Plan, state: State, keys: dict[str, Any]) -> No
 def test_what_was_killed_for_memory_runs_once_more_with_more(
     engine: Engine, ordered: Callable[..., tuple[RunFolder, State]]
 ) -> None:
-    run, state = ordered(lambda i: "memory" if i == 1 else "", per_job=3)
+    by_kernel = {"nodelist": "n3"} if engine.kernel_limits else {}  # test_slurm_jobs.py polls
+    run, state = ordered(lambda i: "memory" if i == 1 else "", per_job=3, sbatch=by_kernel)
     assert (len(state.done), len(state.failed)) == (6, 0)
     (failure,) = [json.loads(path.read_text()) for path in (run.path / "failures").iterdir()]
     assert failure["kind"] == "memory"
+    if engine.kernel_limits:
+        assert "OUT_OF_MEMORY" in engine.run("sacct", "-n", "-o", "State%20")
     assert {p.read_text() for p in run.path.glob("*.starts")} == {"x", "xx"}
 
 
