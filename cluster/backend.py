@@ -146,7 +146,7 @@ class Backend(Protocol):
         """All is done: forget the job of `at_last`."""
 
     def preview(self, jobs: Sequence[Job]) -> Iterator[str]:
-        """What `submit` would run, word for word; asks nobody."""
+        """What `submit` would run, word for word, of jobs that are alike the first; asks nobody."""
 
 
 def open_backend(profile: Profile, run: Path) -> Backend:

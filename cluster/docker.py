@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cluster import contained, image
@@ -41,10 +40,9 @@ class DockerBackend(LocalBackend):
         gpus = bool(gpu_count())
         self.image, self.digest = image.prepare(self.profile.container, gpus, self.run.parent, say)
 
-    def preview(self, jobs: Sequence[Job]) -> Iterator[str]:
-        """The command lines; the names of containers and of temporary folders vary."""
-        for job in jobs:
-            yield contained.preview(self.profile, job, self._share(0))
+    def line(self, job: Job) -> str:
+        """The command line of a job; the names of containers and of temporary folders vary."""
+        return contained.preview(self.profile, job, self._share(0))
 
     def meaning(self, job: Job, code: int) -> Ended:
         """What the exit code of a job's client says; what is left of the container goes."""

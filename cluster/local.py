@@ -49,8 +49,8 @@ def cores() -> int:
 class LocalBackend:
     """Runs jobs as processes, `concurrency` at a time, each with its share of cores and GPUs.
 
-    A subclass that runs them otherwise, for example in containers, overrides `_launch`, `kill` and
-    `meaning`.
+    A subclass that runs them otherwise, for example in containers, overrides `_launch`, `line`,
+    `kill` and `meaning`.
     """
 
     interval = 0.1
@@ -139,10 +139,19 @@ class LocalBackend:
         self._running.clear()
 
     def preview(self, jobs: Sequence[Job]) -> Iterator[str]:
-        """The command lines, with the variables that they are given."""
+        """The command line of the first job of each kind, and how many more are alike."""
+        kinds: dict[tuple[object, ...], list[Job]] = {}
         for job in jobs:
-            given = [f"{name}={value}" for name, value in (self._share(0) | dict(job.env)).items()]
-            yield shlex.join(["env", *given, *self.command(job, {})])
+            kinds.setdefault((job.command[1], job.gpus, job.mem_gb), []).append(job)
+        for first, *more in kinds.values():
+            yield self.line(first)
+            if more:
+                yield f"# and {len(more):,} more alike"
+
+    def line(self, job: Job) -> str:
+        """The command line of a job, with the variables that it is given."""
+        given = [f"{name}={value}" for name, value in (self._share(0) | dict(job.env)).items()]
+        return shlex.join(["env", *given, *self.command(job, {})])
 
     def command(self, job: Job, environment: dict[str, str]) -> list[str]:
         """The program that runs a job, and its arguments."""

@@ -50,6 +50,10 @@ class Silence:
         """A job spoke, or was submitted: what it says is taken first."""
         self._news, self._quiet = time.monotonic(), QUIET_SECONDS
 
+    def doubt(self) -> None:
+        """The jobs are an earlier launcher's, and may be over long since: ask at once."""
+        self._news = self._asked = time.monotonic() - self._quiet
+
     def hurry(self) -> None:
         """The jobs are told to stop: wait for no records."""
         self._hurried, self._quiet = True, HURRY_SECONDS

@@ -84,6 +84,7 @@ class SlurmBackend:
         """Take over what an earlier launcher left; `anew`: forget what was cancelled since."""
         try:
             self._sender.adopt()
+            self._silence.doubt()
             if anew and self.arrays:
                 self._silence.forget_cancelled()
         except AwayError as error:

@@ -123,11 +123,13 @@ def test_stopping_interrupts_and_then_kills(
     assert not (tmp_path / "logs" / "waiting.log").exists()
 
 
-def test_a_preview_is_the_very_command(tmp_path: Path) -> None:
-    (line,) = backend_of(1, tmp_path).preview(
-        [replace(job(tmp_path, "print(1)"), env={"A": "b c"})]
-    )
-    assert line.endswith(f"'A=b c' {sys.executable} -S -c 'print(1)'")
+def test_a_preview_is_the_very_command_of_the_first_of_those_alike(tmp_path: Path) -> None:
+    jobs = [replace(job(tmp_path, f"print({i})"), env={"A": "b c"}) for i in range(3)]
+    larger = replace(jobs[0], mem_gb=64)
+    first, more, last = backend_of(1, tmp_path).preview([*jobs, larger])
+    assert first.endswith(f"'A=b c' {sys.executable} -S -c 'print(0)'")
+    assert more == "# and 2 more alike"
+    assert last == first
     assert list(tmp_path.iterdir()) == []
 
 

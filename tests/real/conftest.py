@@ -6,13 +6,19 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster import image, silence, slurm
+from cluster.code import PACKAGES, ROOT
 from cluster.profile import load_profile
 from tests.real.launching import BASE_IMAGE, SMALL, docker_answers, launch, rows
 from tests.real.slurm_engine import Engine
@@ -56,6 +62,74 @@ def built() -> str:
         name, digest = image.prepare(load_profile("docker").container, False, Path(), steps.append)
     assert digest.startswith("sha256:")
     return name
+
+
+SOURCES = (*PACKAGES, "apptainer.def", "constraints.txt", "pyproject.toml", "README.md", "LICENSE")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs the image for Apptainer comes last: it is built while others wait for Slurm."""
+    items.sort(key=_needs_sif)
+
+
+def _needs_sif(item: pytest.Item) -> bool:
+    return "sif" in getattr(item, "fixturenames", ())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sif_in_time(request: pytest.FixtureRequest) -> None:
+    """Start to build that image before the first test, where any test wants it and it can be."""
+    if shutil.which("apptainer") and any(map(_needs_sif, request.session.items)):
+        with suppress(pytest.skip.Exception):
+            request.getfixturevalue("sif_build")
+
+
+@pytest.fixture(scope="session")
+def sif_build(built: str) -> Iterator[Future[Path]]:
+    """The image of this code for Apptainer, being built."""
+    with (
+        tempfile.TemporaryDirectory(prefix="calgrid-", dir="/var/tmp") as folder,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        yield thread.submit(build_sif, built, Path(folder))
+
+
+@pytest.fixture(scope="session")
+def sif(sif_build: Future[Path]) -> Path:
+    """The image of this code for Apptainer."""
+    return sif_build.result()
+
+
+def build_sif(built: str, folder: Path) -> Path:
+    """Build by apptainer.def, which nobody needs to be root for; not compressed, which is faster.
+
+    It starts from what `docker save` wrote, in which its steps find every package already.
+    """
+    folder.chmod(0o755)
+    for source in (ROOT / part for part in SOURCES):
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, folder / source.name)
+    base = folder / "base.tar"
+    subprocess.run(["docker", "save", built, "--output", str(base)], check=True)
+    user = {"user": "nobody", "group": "nogroup"} if os.getuid() == 0 else {}
+    if user:
+        subprocess.run(["chown", "--recursive", "nobody:nogroup", str(folder)], check=True)
+    arguments = {"BOOTSTRAP": "docker-archive", "BASE_IMAGE": str(base), "TORCH": "cpu"}
+    options = [part for k, v in arguments.items() for part in ("--build-arg", f"{k}={v}")]
+    options += ["--mksquashfs-args", "-noI -noD -noF -noX"]
+    temporary = dict.fromkeys(("HOME", "APPTAINER_TMPDIR", "APPTAINER_CACHEDIR"), str(folder))
+    done = subprocess.run(
+        ["nice", "-n", "19", "apptainer", "build", *options, "calgrid.sif", "apptainer.def"],
+        cwd=folder,
+        env=os.environ | temporary,
+        capture_output=True,
+        text=True,
+        check=False,
+        **user,  # type: ignore[call-overload]
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    base.unlink()
+    return folder / "calgrid.sif"
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@
 #   docker.sh base-image   make the image that the tests build on, from Debian's packages
 #   docker.sh down         stop the engine that `up` started
 #
-# An engine that runs already is used and left alone. Nothing here is for production.
+# An engine that runs already is used and left alone: CALGRID_ENGINE_STATE, a folder, remembers what
+# was started. Nothing here is for production.
 set -euo pipefail
 
 STATE=${CALGRID_ENGINE_STATE:-/var/tmp/calgrid-docker}

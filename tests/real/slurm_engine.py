@@ -288,8 +288,13 @@ class Engine:
         folder = self.root / ("etc-n3" if own else "etc")
         self.run("slurmd", "-N", node, "-f", str(folder / "slurm.conf"))
 
+    def lose_node(self, node: str) -> None:
+        """Kill a node, and tell the controller, which would take half a minute to see it."""
+        self.kill_node(node)
+        self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
+
     def kill_node(self, node: str) -> None:
-        """Lose a node: its daemon and all that runs on it die at once."""
+        """End a node's daemon and all that runs on it at once, without a word."""
         self._stop(f"slurmd-{node}", signal.SIGKILL)
         marks = (f"{self.root}/log/slurmd-{node}.log", f"{self.root}/spool/{node}")
         for pid in _processes("slurmstepd"):

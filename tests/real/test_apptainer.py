@@ -1,6 +1,6 @@
 """Cells in real Apptainer containers, on this machine and on Slurm: the same rows as processes.
 
-The image is made by apptainer.def, over one that Docker built.
+The image is made by apptainer.def, over one that Docker built (`sif` in conftest.py).
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import pytest
 
 from cluster import image
 from cluster.backend import Job
-from cluster.code import PACKAGES, ROOT
 from cluster.contained import client, sandbox
 from cluster.container import Sandbox, User
 from cluster.profile import Container, Profile
@@ -30,43 +28,6 @@ pytestmark = pytest.mark.skipif(
     shutil.which("apptainer") is None,
     reason=f"no Apptainer: {WHY}",
 )
-
-FAST = ("--mksquashfs-args", "-comp zstd -Xcompression-level 1")
-SOURCES = (*PACKAGES, "apptainer.def", "constraints.txt", "pyproject.toml", "README.md", "LICENSE")
-
-
-@pytest.fixture(scope="session")
-def sif(built: str) -> Iterator[Path]:
-    """The image of this code, by apptainer.def, which nobody needs to be root for.
-
-    It starts from what `docker save` wrote, in which its steps find every package already.
-    """
-    with tempfile.TemporaryDirectory(prefix="calgrid-", dir="/var/tmp") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        for source in (ROOT / part for part in SOURCES):
-            copy = shutil.copytree if source.is_dir() else shutil.copy
-            copy(source, folder / source.name)
-        base = folder / "base.tar"
-        subprocess.run(["docker", "save", built, "--output", str(base)], check=True)
-        user = {"user": "nobody", "group": "nogroup"} if os.getuid() == 0 else {}
-        if user:
-            subprocess.run(["chown", "--recursive", "nobody:nogroup", name], check=True)
-        arguments = {"BOOTSTRAP": "docker-archive", "BASE_IMAGE": str(base), "TORCH": "cpu"}
-        options = [part for k, v in arguments.items() for part in ("--build-arg", f"{k}={v}")]
-        temporary = dict.fromkeys(("HOME", "APPTAINER_TMPDIR", "APPTAINER_CACHEDIR"), name)
-        done = subprocess.run(
-            ["apptainer", "build", *FAST, *options, "calgrid.sif", "apptainer.def"],
-            cwd=folder,
-            env=os.environ | temporary,
-            capture_output=True,
-            text=True,
-            check=False,
-            **user,  # type: ignore[call-overload]
-        )
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        base.unlink()
-        yield folder / "calgrid.sif"
 
 
 def profile_of(sif: Path, tmp_path: Path, backend: str) -> str:

@@ -173,7 +173,7 @@ def test_a_lost_node_loses_nothing(engine: Engine, tmp_path: Path) -> None:
     backend = open_slurm(tmp_path, sbatch={"nodelist": "n2"})
     backend.submit([gentle(tmp_path, "a")])
     until(started(tmp_path, "a"))
-    engine.kill_node("n2")
+    engine.lose_node("n2")
     restarted: list[int] = []
 
     def bring_back() -> None:
@@ -192,7 +192,7 @@ def test_held_and_suspended_jobs_are_not_over(engine: Engine, tmp_path: Path) ->
     other.submit([gentle(tmp_path, "b", times=9)])
     until(started(tmp_path, "b"))
     engine.run("scontrol", "suspend", other.arrays[0].id)
-    deadline = time.monotonic() + 8
+    deadline = time.monotonic() + 6
     while time.monotonic() < deadline:
         assert [*backend.poll(), *other.poll()] == []
         time.sleep(0.5)
