@@ -84,11 +84,16 @@ class Checkpoint:
 
     def finish(self, weights: BlockWeights) -> None:
         """All blocks are finished; store the rest where doing all again would take longer."""
-        if self._waiting and time.monotonic() - self._started >= LEAST_SECONDS:
+        if time.monotonic() - self._started >= LEAST_SECONDS:
+            self.keep(weights)
+        self._writer.shutdown()
+
+    def keep(self, weights: BlockWeights) -> None:
+        """Store every block that is finished, and wait until all are written."""
+        if self._waiting:
             self._write(weights)
         if self._writing is not None:
             self._writing.result()
-        self._writer.shutdown()
 
     # -- files
 

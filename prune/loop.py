@@ -71,9 +71,14 @@ def prune_model(
             loop = BlockLoop.start(
                 model, weights, recipe, target, input_ids, seed, options, heldout_ids, checkpoint
             )
-            for index in range(len(blocks)):
-                progress(index, len(blocks))
-                report.add(loop.next_block(index, recipe.pruner))
+            try:
+                for index in range(len(blocks)):
+                    progress(index, len(blocks))
+                    report.add(loop.next_block(index, recipe.pruner))
+            except KeyboardInterrupt:  # asked to stop: the next time to store may never come
+                if checkpoint is not None:
+                    checkpoint.keep(weights)
+                raise
             if checkpoint is not None:
                 checkpoint.finish(weights)
                 report.resumed_blocks = checkpoint.done

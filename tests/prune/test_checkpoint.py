@@ -33,13 +33,17 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def prune(
-    folder: Path | None, recipe: Any = "wanda", stop: int = 99, propagate: Any = "pruned"
+    folder: Path | None,
+    recipe: Any = "wanda",
+    stop: int = 99,
+    propagate: Any = "pruned",
+    error: type[BaseException] = StoppedError,
 ) -> tuple[Any, PruneReport]:
     """Prune a model of three blocks; stop before block `stop`."""
 
     def progress(block: int, _: int) -> None:
         if block == stop:
-            raise StoppedError
+            raise error
 
     model = build("llama-gqa")
     report = prune_model(
@@ -129,6 +133,15 @@ def test_short_work_is_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(checkpoint, "LEAST_SECONDS", 60.0)
     prune(tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_what_is_asked_to_stop_stores_all_that_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "LEAST_SECONDS", 60.0)
+    with pytest.raises(KeyboardInterrupt):
+        prune(tmp_path, stop=2, error=KeyboardInterrupt)
+    assert checkpoint.Checkpoint(tmp_path, masks_alone=True).done == 2
 
 
 def test_minus_zero_is_no_pruned_weight() -> None:

@@ -25,7 +25,8 @@ from cluster.code import ROOT, code_files
 from cluster.contained import client, meaning, sandbox
 from cluster.container import Sandbox, User
 from cluster.docker import DockerBackend
-from cluster.profile import Container, load_profile
+from cluster.profile import Container, Profile, load_profile
+from cluster.slurm import SlurmBackend
 from cluster.yamlfile import InputError
 from tests.real.launching import (
     LISTEN,
@@ -39,6 +40,7 @@ from tests.real.launching import (
     rows,
     wait_for,
 )
+from tests.real.slurm_engine import Engine
 
 SCRIPT = Path(__file__).with_name("docker.sh")
 
@@ -277,6 +279,20 @@ def test_a_job_whose_time_is_up(
     assert (ended["test"].kind, ended["test"].code) == (None, 4)
     assert (ended["deaf"].kind, ended["deaf"].code) == ("timeout", -signal.SIGUSR2)
     assert "raise resources.timeout_min" in str(ended["deaf"].cause)
+    assert containers() == []
+
+
+def test_a_job_whose_time_is_up_on_slurm(engine: Engine, built: str, tmp_path: Path) -> None:
+    container = Container(runtime="docker", image=built)
+    backend = SlurmBackend(Profile(backend="slurm", container=container), tmp_path)
+    deaf = "import time; print('ready', flush=True); time.sleep(600)"
+    job = python(tmp_path, deaf, mem_gb=1, timeout_min=1)
+    backend.submit([job])
+    wait_for(lambda: job.log.is_file() and "ready" in job.log.read_text())
+    engine.run("scancel", "--signal=USR2", backend.arrays[0].id)  # as Slurm does near the end
+    ended: list[Ended] = []
+    wait_for(lambda: ended.extend(backend.poll()) or ended)
+    assert [one.kind for one in ended] == ["timeout"]  # and it is not requeued
     assert containers() == []
 
 
