@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,8 @@ class Estimate:
         floor: the part of the variance that more draws do not lower.
         per_draw: the part that they do, times the present number of draws.
         draws: of each block that is drawn. arms: whose draws the variance is from.
+        wider: the same difference for new questions: what is sure there is sure here, though few
+            draws alone may not say so at the small levels of a large family.
     """
 
     estimand: str
@@ -46,13 +48,15 @@ class Estimate:
     per_draw: float
     draws: tuple[int, ...]
     arms: int
+    wider: Estimate | None = None
 
     @property
     def p(self) -> float:
         """Two-sided p value of no difference."""
         if self.stderr == 0:
             return 0.0 if self.difference else 1.0
-        return float(2 * stdtr(self.df, -abs(self.difference) / self.stderr))
+        p = float(2 * stdtr(self.df, -abs(self.difference) / self.stderr))
+        return p if self.wider is None else min(p, self.wider.p)
 
     def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
         """Two-sided t interval."""
@@ -64,7 +68,8 @@ class Estimate:
         room = delta - abs(self.difference)
         if self.stderr == 0:
             return 0.0 if room > 0 else 1.0
-        return float(stdtr(self.df, -room / self.stderr))
+        p = float(stdtr(self.df, -room / self.stderr))
+        return p if self.wider is None else min(p, self.wider.p_equivalent(delta))
 
     def error_at(self, draws: int, documents: int | None) -> tuple[float, float]:
         """Standard error and degrees of freedom, were there so many draws in each block.
@@ -100,11 +105,13 @@ def estimates(
     drawn = [b for b in blocks if not b.fixed]
     if all(len(b.scores) > 1 for b in drawn) and drawn:
         over_draws = _over_draws(blocks, documents if by_document else None, spread)
-        found = [over_draws] if over_draws is not None else []
-        if by_document and over_draws is not None:
-            assert documents is not None
-            found.append(_over_questions(blocks, documents, over_draws))
-        return found
+        if over_draws is None:
+            return []
+        if not by_document:
+            return [over_draws]
+        assert documents is not None
+        wider = _over_questions(blocks, documents, over_draws)
+        return [replace(over_draws, wider=wider), wider]
     if by_document:
         assert documents is not None
         return [_these_sets(blocks, documents)]
