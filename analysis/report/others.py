@@ -23,12 +23,14 @@ def does_similarity_tell(results: Results, f: Findings) -> Answer | None:
     elif 2 * (len(sure) - ahead) > len(rows):
         verdict = "no, the reverse"
     datasets, rank = max(r["datasets"] for r in rows), median(r["rank"] for r in rows)
+    way = f"Nearer datasets tend to score {'better' if rank > 0 else 'worse'}"
+    if not sure:
+        way = "Beyond chance nearer datasets score neither better nor worse"
     return Answer(
         "Does text nearer to the pre-training text prune better?",
         verdict,
-        f"Nearer datasets tend to score {'better' if rank > 0 else 'worse'}: median rank "
-        f"correlation {rank:+.2f} over {some(rows, 'setting')}, p < {SURE} in {len(sure)}"
-        f"{_beside_quality(f)}.",
+        f"{way}: median rank correlation {rank:+.2f} over {some(rows, 'setting')}, p < {SURE} in "
+        f"{len(sure)}{_beside_quality(f)}.",
         f"{datasets} datasets are the units; p by permutation"
         + ("; so few bear no interval." if datasets < 8 else "."),
         "similarity",

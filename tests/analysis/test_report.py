@@ -70,6 +70,9 @@ def test_the_planted_effects_are_told(reports: dict[int, Path]) -> None:
     assert "worst wikipedia" in matter["sentence"]
     where = answers["Where does it matter most?"]
     assert where["verdict"] == "60 %"
+    pruner = answers["Does the data matter more than the pruner?"]
+    assert "with 95 % intervals: dataset" in pruner["sentence"]
+    assert pruner["verdict"] in ("yes", "no", "undecided")
     best = answers["Which calibration data is best?"]
     assert best["verdict"] == "not wikipedia"
     assert "synthetic in 40" in best["sentence"]
