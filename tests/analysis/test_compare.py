@@ -14,7 +14,7 @@ from analysis.data import ESTIMANDS, Data, Row
 from analysis.scores import opened, scores
 from analysis.sentences import summary
 from analysis.tables import TABLES
-from tests.analysis.conftest import write_database
+from tests.analysis.conftest import EFFECT, write_database
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +185,32 @@ def test_samplers_that_differ_are_flagged(tmp_path: Path) -> None:
     assert {r["sampler"] for r in gaps} == {"document, stream"}
     assert {r["dataset"] for r in best} == {"a", "b"}
     assert {(r["a"], r["b"]) for r in rows} == {("a (stream)", "b (document)")}
+
+
+def test_where_nothing_differs_nothing_is_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(EFFECT, "d", 0.0)
+    cells = {"dataset": ["a", "b", "c", "d"], "pruner": ["wanda", "sparsegpt"]}
+    cells |= {"sparsity": [0.5, 0.6], "size": 8, "seed": [0, 1, 2]}
+    run = write_database(tmp_path / "null", cells=cells, replicate=1)
+    with opened(run.database) as connection:
+        for name in ("mean_accuracy", "ppl_a"):
+            data = Data(connection, scores(connection)[name])
+            pairs, gaps, best = (TABLES[table][0](data) for table in ("pairs", "gaps", "best"))
+            assert not some(pairs, axis="dataset", verdict="differs")
+            assert all(row["p"] > 0.05 for row in gaps)
+            assert all(row["may_be_best"] for row in best)
+            found = some(pairs, axis="pruner", dataset=None, verdict="differs")
+            assert len(found) == 2 * 2  # what does differ is found: two sparsities, both estimands
+
+
+def test_methods_that_need_no_data_are_compared_by_document(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = {"dataset": "a", "pruner": "magnitude", "sparsity": [0.5, 0.6], "size": 8, "seed": 0}
+    run = write_database(tmp_path / "free", cells=cells, replicate=1)
+    assert main([str(run.database)]) == 0
+    said = capsys.readouterr().out
+    assert "magnitude: 0.5 beats 0.6 by 10 points" in said
+    assert "(nothing is drawn: of these models alone)" in said
