@@ -18,7 +18,7 @@ import pyarrow
 from jobs.plan.cells import Cell
 from jobs.plan.describe import describe
 from jobs.run import Plan, RunFolder
-from jobs.store import schema, texttables
+from jobs.store import schema, texttables, views
 from jobs.store.longtables import long_tables
 from jobs.store.readback import CellRecord, Damages, EvaluationRecord, FailureRecord, R, read_all
 
@@ -89,7 +89,7 @@ def update(built: Path, run: RunFolder, plan: Plan, damages: Damages, state: str
         connection.execute("DELETE FROM comparisons")  # they were of what was here before
         runs = run_row(plan) | {"state": None if changed else state, "compared": False}
         _merge_rows(connection, "runs", [runs])
-        connection.execute(";".join(schema.create_views(*figures(plan))))
+        connection.execute(";".join(views.create_views(*figures(plan))))
 
 
 def _open(built: Path) -> duckdb.DuckDBPyConnection:

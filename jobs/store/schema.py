@@ -1,11 +1,11 @@
-"""The results database: its tables, with types and comments, and the view `results`.
+"""The tables of the results database, with types and comments.
 
 `analysis` imports this module alone of `jobs`: nothing here needs more than the standard library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 VERSION = 4
 """Raised with every change of a table; a database of another version is built anew."""
@@ -361,8 +361,8 @@ def create_tables() -> list[str]:
             for name, (kind, _) in columns.items()
         )
         statements.append(f"CREATE TABLE {table} ({inside})")
-        statements.append(f"COMMENT ON TABLE {table} IS {_quoted(comment)}")
-        statements += _comments(table, {name: text for name, (_, text) in columns.items()})
+        statements.append(f"COMMENT ON TABLE {table} IS {quoted(comment)}")
+        statements += comments(table, {name: text for name, (_, text) in columns.items()})
     return statements
 
 
@@ -386,167 +386,13 @@ def merge(table: str, source: str) -> str:
     )
 
 
-RESULT_COLUMNS = (
-    "cell, run, model, dataset, pruner, recipe, sparsity, pattern, size, seed, seqlen, sampler, "
-    "dtype, status, achieved_sparsity, model_sparsity"
-)
-
-
-FILL_OVERLAPS = """
-INSERT INTO text_overlaps BY NAME
-WITH labels AS (SELECT pool, any_value(dataset) AS dataset FROM pools GROUP BY pool),
-draws AS (
-    SELECT calibration, any_value(dataset) AS dataset,
-        (any_value(model), any_value(dataset), any_value(size), any_value(seqlen),
-         any_value(sampler)) AS alike
-    FROM cells WHERE calibration IS NOT NULL GROUP BY calibration
-),
-members AS (
-    SELECT 'pools' AS kind, pool AS key, dataset, NULL AS alike, document, domain
-    FROM pool_documents JOIN labels USING (pool)
-    UNION ALL
-    SELECT 'draws', calibration, dataset, alike, document, domain
-    FROM documents JOIN draws USING (calibration)
-),
-sizes AS (
-    SELECT kind, key, any_value(dataset) AS dataset, any_value(alike) AS alike,
-        count(*) AS documents, count(DISTINCT domain) AS domains
-    FROM members GROUP BY kind, key
-),
-shared AS (
-    SELECT a.kind, a.key, b.key AS other_key, count(*) AS documents
-    FROM members a JOIN members b USING (kind, document) WHERE a.key < b.key GROUP BY ALL
-),
-hosts AS (SELECT DISTINCT kind, key, domain FROM members WHERE domain IS NOT NULL),
-shared_hosts AS (
-    SELECT a.kind, a.key, b.key AS other_key, count(*) AS domains
-    FROM hosts a JOIN hosts b USING (kind, domain) WHERE a.key < b.key GROUP BY ALL
-)
-SELECT a.kind, a.dataset, b.dataset AS other_dataset, a.key, b.key AS other_key, a.documents,
-    b.documents AS other_documents, coalesce(shared.documents, 0) AS shared_documents, a.domains,
-    coalesce(shared_hosts.domains, 0) AS shared_domains
-FROM sizes a
-JOIN sizes b ON a.kind = b.kind AND a.key < b.key AND a.alike IS NOT DISTINCT FROM b.alike
-LEFT JOIN shared
-    ON shared.kind = a.kind AND shared.key = a.key AND shared.other_key = b.key
-LEFT JOIN shared_hosts
-    ON shared_hosts.kind = a.kind AND shared_hosts.key = a.key AND shared_hosts.other_key = b.key
-"""
-"""Fills `text_overlaps` from the other tables: pools with each other, and the draws of a pool that
-differ by seed alone."""
-
-
-LOWER_IS_BETTER = ("perplexity", "corpus_perplexity", "word_perplexity", "byte_perplexity")
-"""Metrics of which less is better; lm-eval's names, and ours."""
-
-
-def create_views(tasks: Sequence[tuple[str, str]], texts: Sequence[tuple[str, str]]) -> list[str]:
-    """The statements that create the views `results` and `scores`, with comments.
-
-    Args:
-        tasks: task and headline metric, in the order of the grid.
-        texts: perplexity text and metric.
-    """
-    figures = [("mean_accuracy", "acc"), *tasks]
-    figures += [(perplexity_column(name, metric), metric) for name, metric in texts]
-    listed = " UNION ".join(  # a cell of two names has its figures once
-        f"SELECT cell, {i} AS number, {_quoted(name)} AS score, "
-        f'{metric in LOWER_IS_BETTER} AS lower_is_better, "{name}" AS value FROM results'
-        for i, (name, metric) in enumerate(figures)
-    )
-    known = {name: TABLES["cells"][1][name][1] for name in RESULT_COLUMNS.split(", ")}
-    known |= {
-        "similarity": "Jaccard of the dataset and the reference",
-        "similarity_se": "its standard error",
-        "quality": "editorial quality of the windows drawn; see documents",
-        "mean_accuracy": "mean of the tasks; NULL where one is missing",
-        "gpu_seconds": TABLES["cells"][1]["gpu_seconds"][1],
-        "replicate": TABLES["cells"][1]["replicate"][1],
-    }
-    known |= {name: f"{metric}, see metrics" for name, metric in figures[1:]}
+def comments(relation: str, columns: Mapping[str, str]) -> list[str]:
+    """The statements that put comments on the columns of a table or view."""
     return [
-        _create_results(tasks, texts),
-        "COMMENT ON VIEW results IS 'One row a cell of the latest grid, and name of it'",
-        *_comments("results", known),
-        f"CREATE OR REPLACE VIEW scores AS {listed}",
-        "COMMENT ON VIEW scores IS 'The figures of results, one row a cell and figure'",
-        *_comments("scores", SCORES),
+        f'COMMENT ON COLUMN {relation}."{name}" IS {quoted(text)}' for name, text in columns.items()
     ]
 
 
-SCORES = {
-    "cell": "cell",
-    "number": "of the column in results, from 0",
-    "score": "column of results",
-    "lower_is_better": "is it a perplexity?",
-    "value": "its value",
-}
-
-
-def _comments(relation: str, columns: Mapping[str, str]) -> list[str]:
-    return [
-        f'COMMENT ON COLUMN {relation}."{name}" IS {_quoted(text)}'
-        for name, text in columns.items()
-    ]
-
-
-def _create_results(tasks: Sequence[tuple[str, str]], texts: Sequence[tuple[str, str]]) -> str:
-    def figure(name: str, metric: str) -> str:
-        return (
-            f"max(m.value) FILTER (WHERE e.name = {_quoted(name)} AND m.task = {_quoted(name)} "
-            f"AND m.metric = {_quoted(metric)})"
-        )
-
-    columns = [f'{figure(name, metric)} AS "{name}"' for name, metric in tasks]
-    columns += [
-        f'{figure(name, metric)} AS "{perplexity_column(name, metric)}"' for name, metric in texts
-    ]
-    figures = ", ".join(["c.cell", *columns])
-    accuracies = [name for name, metric in tasks if is_accuracy(metric)]
-    mean = " + ".join(f's."{name}"' for name in accuracies)
-    mean = f"({mean}) / {len(accuracies)}" if accuracies else "NULL::DOUBLE"
-    shown = "".join(f', s."{name}"' for name, _ in tasks)
-    shown += "".join(f', s."{perplexity_column(name, metric)}"' for name, metric in texts)
-    return f"""
-CREATE OR REPLACE VIEW results AS
-WITH figures AS (
-    SELECT {figures}
-    FROM cells c
-    LEFT JOIN evaluations e ON e.cell = c.cell AND e.in_grid
-    LEFT JOIN metrics m ON m.cell = e.cell AND m.evaluation = e.evaluation
-    GROUP BY c.cell
-),
-qualities AS (
-    SELECT calibration, sum(quality * tokens) / sum(tokens) AS quality
-    FROM documents GROUP BY calibration
-),
-named AS (
-    SELECT * FROM cells
-    UNION ALL
-    SELECT c.* REPLACE (o.model AS model, o.dataset AS dataset)
-    FROM cells c JOIN other_names o USING (cell)
-)
-SELECT {", ".join("c." + column.strip() for column in RESULT_COLUMNS.split(","))},
-    j.value AS similarity, j.stderr AS similarity_se, q.quality,
-    {mean} AS mean_accuracy{shown}, c.gpu_seconds, c.replicate
-FROM named c
-JOIN figures s USING (cell)
-LEFT JOIN qualities q ON q.calibration = c.calibration
-LEFT JOIN similarity j ON j.cell = c.cell AND j.measure = 'jaccard'
-WHERE c.in_grid
-ORDER BY model, pruner <> 'dense', recipe, pattern, sparsity, dataset, size, seed, c.replicate
-"""
-
-
-def is_accuracy(metric: str) -> bool:
-    """Is a metric a fraction of what is right, which a mean accuracy is made of?"""
-    return "perplexity" not in metric and metric not in ("bits_per_byte", "brier_score")
-
-
-def perplexity_column(text: str, metric: str) -> str:
-    """The column of `results` that a perplexity has."""
-    return f"ppl_{text}" if metric == "perplexity" else f"ppl_{text}_corpus"
-
-
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text as SQL writes it."""
     return "'" + text.replace("'", "''") + "'"

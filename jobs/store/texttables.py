@@ -21,6 +21,49 @@ from jobs.store.readback import Damages
 KINDS = {"BIGINT": pyarrow.int64(), "INTEGER": pyarrow.int32()}
 """Types of the columns that are no text."""
 
+_FILL_OVERLAPS = """
+INSERT INTO text_overlaps BY NAME
+WITH labels AS (SELECT pool, any_value(dataset) AS dataset FROM pools GROUP BY pool),
+draws AS (
+    SELECT calibration, any_value(dataset) AS dataset,
+        (any_value(model), any_value(dataset), any_value(size), any_value(seqlen),
+         any_value(sampler)) AS alike
+    FROM cells WHERE calibration IS NOT NULL GROUP BY calibration
+),
+members AS (
+    SELECT 'pools' AS kind, pool AS key, dataset, NULL AS alike, document, domain
+    FROM pool_documents JOIN labels USING (pool)
+    UNION ALL
+    SELECT 'draws', calibration, dataset, alike, document, domain
+    FROM documents JOIN draws USING (calibration)
+),
+sizes AS (
+    SELECT kind, key, any_value(dataset) AS dataset, any_value(alike) AS alike,
+        count(*) AS documents, count(DISTINCT domain) AS domains
+    FROM members GROUP BY kind, key
+),
+shared AS (
+    SELECT a.kind, a.key, b.key AS other_key, count(*) AS documents
+    FROM members a JOIN members b USING (kind, document) WHERE a.key < b.key GROUP BY ALL
+),
+hosts AS (SELECT DISTINCT kind, key, domain FROM members WHERE domain IS NOT NULL),
+shared_hosts AS (
+    SELECT a.kind, a.key, b.key AS other_key, count(*) AS domains
+    FROM hosts a JOIN hosts b USING (kind, domain) WHERE a.key < b.key GROUP BY ALL
+)
+SELECT a.kind, a.dataset, b.dataset AS other_dataset, a.key, b.key AS other_key, a.documents,
+    b.documents AS other_documents, coalesce(shared.documents, 0) AS shared_documents, a.domains,
+    coalesce(shared_hosts.domains, 0) AS shared_domains
+FROM sizes a
+JOIN sizes b ON a.kind = b.kind AND a.key < b.key AND a.alike IS NOT DISTINCT FROM b.alike
+LEFT JOIN shared
+    ON shared.kind = a.kind AND shared.key = a.key AND shared.other_key = b.key
+LEFT JOIN shared_hosts
+    ON shared_hosts.kind = a.kind AND shared_hosts.key = a.key AND shared_hosts.other_key = b.key
+"""
+"""Fills `text_overlaps` from the other tables: pools with each other, and the draws of a pool that
+differ by seed alone."""
+
 
 def refill(
     connection: duckdb.DuckDBPyConnection, run: RunFolder, plan: Plan, damages: Damages
@@ -42,7 +85,7 @@ def refill(
     files = {record["pool"]: path.with_suffix(".parquet") for path, record in records.items()}
     for pool, path in files.items():
         _insert_documents(connection, pool, path, damages)
-    connection.execute(schema.FILL_OVERLAPS)
+    connection.execute(_FILL_OVERLAPS)
 
 
 def _records(run: RunFolder, plan: Plan, damages: Damages) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import duckdb
 
-from jobs.store import schema
+from jobs.store import schema, views
 
 DATASETS = {"dclm": 0.0, "c4": -0.004, "slimpajama": -0.008, "wikipedia": -0.02, "synthetic": 0.003}
 """What a dataset adds to every accuracy at 60 %; a quarter of it at 50 %."""
@@ -65,7 +65,7 @@ def make_database(
             connection.execute(statement)
         for table, found in tables.items():
             _insert(connection, table, found)
-        for statement in schema.create_views([(t, "acc") for t in TASKS], [(TEXT, "perplexity")]):
+        for statement in views.create_views([(t, "acc") for t in TASKS], [(TEXT, "perplexity")]):
             connection.execute(statement)
     return path
 
