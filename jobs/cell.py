@@ -25,7 +25,6 @@ from cluster.caches import compile_caches
 from cluster.code import code_hash
 from cluster.driver import misfit
 from jobs.claims import take
-from jobs.evaluate.taskfiles import NLTK_FOLDER
 from jobs.failures import record_failure, worth_another
 from jobs.heartbeat import Heartbeat
 from jobs.run import Plan, RunFolder
@@ -146,7 +145,7 @@ def run_cell(run: RunFolder, plan: Plan, key: str, beat: Heartbeat) -> None:
         raise RuntimeError(problem)
     cell = plan.cell(key)
     stages = Stages(run, plan, beat)
-    recorded = run.record(key).is_file() and run.is_kept(plan, key)
+    recorded = run.is_recorded(key) and run.is_kept(plan, key)
     model = kept_model(stages, key) if recorded else None
     if model is None:
         model = prune_and_record(stages, key, cell, beat)
@@ -222,7 +221,9 @@ def quiet_libraries(plan: Plan, run: RunFolder) -> None:
     os.environ.setdefault("TRITON_CACHE_DIR", str(run.artefacts / "kernels"))
     if plan.inputs.mirror is not None:
         os.environ["HF_HUB_OFFLINE"] = "1"
-        os.environ["NLTK_DATA"] = str(plan.inputs.mirror / NLTK_FOLDER)
+    words = {str(folder) for task in plan.inputs.tasks.values() for folder in task.words}
+    if words:
+        os.environ["NLTK_DATA"] = os.pathsep.join(sorted(words))
     scratch = os.environ.get("CALGRID_SCRATCH")
     base = Path(scratch) if scratch else run.artefacts
     for name, folder in compile_caches(base / "compiled").items():

@@ -257,12 +257,16 @@ class RunFolder:
             return None
         return stop
 
+    def is_recorded(self, key: str) -> bool:
+        """Is there the record of a cell's pruning, with its tables?"""
+        return _is_whole(self.record(key))
+
     def missing_evaluations(self, plan: Plan, key: str) -> list[Evaluation]:
-        """The evaluations that a cell still needs."""
+        """The evaluations that a cell still needs, or whose outcomes are gone."""
         return [
             e
             for e in plan.evaluations(plan.cells[key]["model"])
-            if not self.evaluation(key, e.key(key)).is_file()
+            if not _is_whole(self.evaluation(key, e.key(key)))
         ]
 
     def is_kept(self, plan: Plan, key: str) -> bool:
@@ -274,14 +278,14 @@ class RunFolder:
     def is_done(self, plan: Plan, key: str) -> bool:
         """Is a cell pruned, kept, and measured on everything?"""
         return (
-            self.record(key).is_file()
+            self.is_recorded(key)
             and self.is_kept(plan, key)
             and not self.missing_evaluations(plan, key)
         )
 
     def done_cells(self, plan: Plan) -> set[str]:
         """The cells that `is_done` says yes to, of thousands, by listing folders."""
-        pruned = {name[:-5] for name in _names(self.path / "cells") if name.endswith(".json")}
+        pruned = _whole(self.path / "cells")
         folder = self.path / "evaluations"
         measured = set(_names(folder))
         kept = set(_names(self.path / plan.keep))  # `masks` and `models` name their folders
@@ -293,8 +297,7 @@ class RunFolder:
                 continue
             if plan.keep != "none" and cell["recipe"]["name"] != DENSE and key not in kept:
                 continue
-            have = set(_names(f"{folder}/{key}")) if needed else set()
-            if all(f"{e.key(key)}.json" in have for e in needed):
+            if not needed or {e.key(key) for e in needed} <= _whole(f"{folder}/{key}"):
                 done.add(key)
         return done
 
@@ -331,6 +334,18 @@ class RunFolder:
                 return path
             finally:
                 partial.unlink()
+
+
+def _is_whole(record: Path) -> bool:
+    """Is there a record, with its tables beside it?"""
+    return record.is_file() and record.with_suffix(".parquet").is_file()
+
+
+def _whole(folder: Path | str) -> set[str]:
+    """The records in a folder that have their tables beside them, by their names without suffix."""
+    names = set(_names(folder))
+    stems = {name.removesuffix(".json") for name in names if name.endswith(".json")}
+    return {stem for stem in stems if f"{stem}.parquet" in names}
 
 
 def _names(folder: Path | str) -> list[str]:

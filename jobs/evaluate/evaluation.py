@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import (
     bits_per_byte,
@@ -25,7 +26,7 @@ from jobs.evaluate.perplexity import jackknife_stderr, mean_stderr, ratio
 from jobs.evaluate.rows import cut_request
 from jobs.evaluate.scorer import Scorer
 from jobs.evaluate.scores import Metric, Scores
-from jobs.evaluate.task_requests import Prepared, TaskGroup
+from jobs.evaluate.task_requests import OTHER_SEED, Prepared, TaskGroup
 
 GENERATED_TOGETHER = 16
 """Prompts that text is generated for together."""
@@ -94,6 +95,7 @@ class TaskRunner:
             for row in rows
             for _ in range(repeats[row["task"]])
         ]
+        torch.manual_seed(OTHER_SEED)  # some tasks sample
         texts = self.lm.generate_until([instance for _, instance in requests], disable_tqdm=True)
         scores.notes |= {"generated_together": self.lm.batch_size}
         responses: Responses = defaultdict(list)

@@ -84,8 +84,7 @@ def _attention(
         end = start + part.rows * part.length
         q, k, v = (_by_row(x[:, :, start:end], part) for x in (query, key, value))
         if _layout.prefix is not None:
-            before = [x.expand(part.rows, -1, -1, -1) for x in _layout.prefix[id(module)]]
-            k, v = torch.cat([before[0], k], 2), torch.cat([before[1], v], 2)
+            k, v = map(_after, _layout.prefix[id(module)], (k, v))
         output, _ = sdpa_attention_forward(module, q, k, v, part.mask, **options)
         outputs.append(output.reshape(1, end - start, *output.shape[2:]))
         start = end
@@ -96,6 +95,17 @@ def _by_row(x: Tensor, part: Part) -> Tensor:
     """[1, heads, rows x length, width] as [rows, heads, length, width]."""
     _, heads, _, width = x.shape
     return x.transpose(1, 2).reshape(part.rows, part.length, heads, width).transpose(1, 2)
+
+
+def _after(prefix: Tensor, rows: Tensor) -> Tensor:
+    """Keys or values of rows, each after those of the prefix: [rows, heads, tokens, width].
+
+    On a GPU such strided copies take the time of their elements, so short ones go together.
+    """
+    both = [prefix.expand(len(rows), -1, -1, -1), rows]
+    if rows.shape[-1] * rows.element_size() % torch.complex128.itemsize:
+        return torch.cat(both, 2)
+    return torch.cat([x.view(torch.complex128) for x in both], 2).view(rows.dtype)
 
 
 AttentionInterface.register(ATTENTION, _attention)

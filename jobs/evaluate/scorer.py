@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
@@ -25,6 +26,19 @@ class Scorer(HFLM):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.likelihoods = LogLikelihoods(self.model)
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        """Refuse lm-eval's response cache, which tells requests apart but no models (its #4063).
+
+        Raises:
+            ValueError: always, where such a cache was asked for.
+        """
+        if cache_hook.dbdict is not None:
+            raise ValueError(
+                "lm-eval's response cache gives one model the numbers of another; leave out "
+                "use_cache (--use_cache)"
+            )
+        super().set_cache_hook(cache_hook)
 
     def _loglikelihood_tokens(
         self,

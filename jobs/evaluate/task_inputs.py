@@ -11,9 +11,11 @@ from ruamel.yaml.error import YAMLError
 
 from calib.spec import LOADERS
 from cluster.yamlfile import choices
+from jobs.evaluate import nltkdata
 from jobs.evaluate.taskfiles import (
     TaskFiles,
     datasets_of,
+    generated_tokens,
     index_folder,
     local_files,
     metrics_of,
@@ -35,6 +37,7 @@ class TaskInput(BaseModel):
         folders: what lm-eval has to look through for its files; its own and the demo's by name,
             since they lie elsewhere inside a container.
         metric: the headline metric.
+        generates: most tokens that the model writes in one go. words: folders of NLTK's data.
         datasets: folders by the hub id that its files name. missing: ids not on this machine.
         identity: of its data, and of its files where they are the user's own (lm-eval's are
             told by its version); None where something is missing.
@@ -42,6 +45,8 @@ class TaskInput(BaseModel):
 
     folders: list[str] = []
     metric: str = DEFAULT_METRIC
+    generates: int = 0
+    words: list[Path] = []
     datasets: dict[str, Path] = {}
     missing: list[str] = []
     identity: str | None = None
@@ -58,7 +63,7 @@ class TaskInput(BaseModel):
         for folder in self.datasets.values():
             links = {p.resolve().parent for p in folder.rglob("*") if p.is_symlink()}
             found |= {folder, *links}
-        return found
+        return found | set(self.words)
 
 
 @dataclass
@@ -74,6 +79,7 @@ def find_task(
     index: Mapping[str, TaskFiles],
     base: Path,
     find_dataset: Callable[[str], Path],
+    mirror: Path | None,
     fingerprints: Fingerprints,
 ) -> Found:
     """Look up a task without importing lm-eval or fetching anything.
@@ -83,6 +89,7 @@ def find_task(
         index: lm-eval's tasks.
         base: the folder of the grid file.
         find_dataset: the folder of a hub id; raises as `hub.find` does.
+        mirror: where NLTK's data must lie; None = where NLTK looks.
         fingerprints: of files.
     """
     found = Found()
@@ -98,6 +105,8 @@ def find_task(
     found.task.folders = files.folders
     try:
         _choose_metric(task, files, found)
+        found.task.generates = generated_tokens(files.files)
+        _find_words(task, mirror, found)
         _find_data(task, files, find_dataset, fingerprints, found)
     except (OSError, YAMLError) as error:
         found.problems.append(((), f"{task.name}: {' '.join(str(error).split())}"))
@@ -136,6 +145,17 @@ def _choose_metric(task: Task, files: TaskFiles, found: Found) -> None:
             found.problems.append((("metric",), message))
     elif metrics and DEFAULT_METRIC not in metrics:
         found.task.metric = metrics[0]
+
+
+def _find_words(task: Task, mirror: Path | None, found: Found) -> None:
+    for name in nltkdata.wanted(found.task.paths):
+        folder = nltkdata.find(name, mirror)
+        if folder is None:
+            where = "on this machine" if mirror is None else f"in the mirror {mirror}"
+            remedy = nltkdata.remedy(name)
+            found.problems.append(((), f"{task.name}: NLTK's {name} is not {where}; {remedy}"))
+        elif folder not in found.task.words:
+            found.task.words.append(folder)
 
 
 def _find_data(

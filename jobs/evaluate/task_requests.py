@@ -28,6 +28,7 @@ from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedTokenizerBase
 
+from jobs.evaluate.nltkdata import not_fetching
 from jobs.evaluate.task_documents import loading, save_documents, stored
 from jobs.run import FEWSHOT_SEED
 
@@ -37,7 +38,7 @@ REQUESTS_VERSION = 1
 """Raised when the artefact holds something else than before."""
 
 SEED, OTHER_SEED = 0, 1234
-"""What lm-eval seeds Python's and NumPy's global generators with; task files may draw from them."""
+"""What lm-eval seeds Python's global generator with, and all others; tasks may draw from them."""
 
 SCHEMA = pyarrow.schema(
     [
@@ -165,6 +166,7 @@ def build(
     with (
         tempfile.TemporaryDirectory() as cache,
         loading(sources, demo, task_folders, cache) as used,
+        not_fetching(task_folders),
     ):
         tasks = TaskManager(include_defaults=False, include_path=list(task_folders)).load([name])
         encoder = Encoder(tokenizer, settings.bos)
@@ -244,7 +246,7 @@ class Prepared:
     def load(cls, folder: Path, name: str, task_folders: Sequence[str]) -> Prepared:
         """Read what `build` wrote."""
         manager = TaskManager(include_defaults=False, include_path=list(task_folders))
-        with stored(folder):
+        with stored(folder), not_fetching(task_folders):
             loaded = manager.load([name])
         table = pyarrow.parquet.read_table(folder / "requests.parquet")
         columns = {

@@ -32,6 +32,11 @@ DEFAULT_METRICS = {
 """What lm-eval computes where a task file lists no metrics, by `output_type`."""
 
 
+GENERATED_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+GENERATED_TOKENS = 256
+"""How task files say how much a model may write, in lm-eval's order; and what it takes else."""
+
+
 @dataclass(frozen=True)
 class TaskFiles:
     """Where a task, group or tag is defined.
@@ -58,9 +63,6 @@ def demo_tasks_folder() -> Path:
     """The demo's own task files."""
     return Path(str(files("jobs") / "demo" / "tasks"))
 
-
-NLTK_FOLDER = "nltk_data"
-"""Of a mirror: what task files fetch by NLTK when they are imported, as ifeval's do."""
 
 DEMO = "demo:"
 """Stands for the folder of the demo's own task files."""
@@ -174,7 +176,10 @@ def read_task(path: str) -> dict[str, Any]:
 
 
 def metrics_of(paths: Iterable[str]) -> list[str]:
-    """The metrics that all of some task files compute; [] where a file does not say."""
+    """The metrics that all of some task files compute; [] where a file does not say.
+
+    Those of the second filter and further ones have its name behind a comma.
+    """
     common: list[str] | None = None
     for path in paths:
         task = read_task(path)
@@ -183,8 +188,22 @@ def metrics_of(paths: Iterable[str]) -> list[str]:
             names = [str(entry["metric"]).rpartition(".")[2] for entry in listed]
         else:
             names = DEFAULT_METRICS.get(str(task.get("output_type")), [])
+        filters = [str(entry["name"]) for entry in task.get("filter_list") or []]
+        names = names + [f"{name},{which}" for which in filters[1:] for name in names]
         common = names if common is None else [name for name in common if name in names]
     return common or []
+
+
+def generated_tokens(paths: Iterable[str]) -> int:
+    """Most tokens that task files have a model write in one go; 0 where none does."""
+    found = [0]
+    for path in paths:
+        task = read_task(path)
+        if task.get("output_type") == "generate_until":
+            options = task.get("generation_kwargs") or {}
+            given = (options[name] for name in GENERATED_NAMES if options.get(name) is not None)
+            found.append(int(next(given, GENERATED_TOKENS)))
+    return max(found)
 
 
 def datasets_of(paths: Iterable[str]) -> list[tuple[str, str | None]]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from calib import datafiles
 from cluster.yamlfile import InputError
-from jobs.evaluate.taskfiles import NLTK_FOLDER, task_folder
+from jobs.evaluate import nltkdata
+from jobs.evaluate.taskfiles import task_folder
 from jobs.mirror.fetching import Fetcher
 from prune.model import hub
 
@@ -29,11 +30,10 @@ def fetch_tasks(fetcher: Fetcher, folders: Mapping[str, Sequence[str]], grid: Pa
     Raises:
         InputError: a dataset cannot be had. hub.BrokenTransferError: the network broke.
     """
-    words = fetcher.mirror / NLTK_FOLDER
-    words.mkdir(exist_ok=True)  # NLTK fetches into the first of its folders that is there
-    os.environ["NLTK_DATA"] = str(words)
+    os.environ["NLTK_DATA"] = str(fetcher.mirror / nltkdata.NLTK_FOLDER)
     with tempfile.TemporaryDirectory(prefix="calgrid-") as scratch:
         for task, names in folders.items():
+            _fetch_words(fetcher, task, [*map(task_folder, names)], grid)
             own = Path(names[0])
             key = str(own / task) if own.is_absolute() else task  # one may be called as lm-eval's
             known = fetcher.manifest.tasks.get(key)
@@ -50,8 +50,14 @@ def fetch_tasks(fetcher: Fetcher, folders: Mapping[str, Sequence[str]], grid: Pa
             fetcher.manifest.tasks[key] = asked
             fetcher.manifest.harness = version("lm-eval")
             fetcher.manifest.write(fetcher.mirror)
-    if not any(words.iterdir()):
-        words.rmdir()
+
+
+def _fetch_words(fetcher: Fetcher, task: str, folders: Sequence[str], grid: Path) -> None:
+    for name in nltkdata.wanted(folders):
+        try:
+            nltkdata.fetch(name, fetcher.mirror)
+        except OSError as error:
+            raise InputError([f"{grid}: task {task}: {error}"]) from error
 
 
 def _load(fetcher: Fetcher, task: str, folders: Sequence[str], scratch: str) -> list[str]:

@@ -155,7 +155,8 @@ class _Finder:
     def task(self, task: Task, place: Place, index: Mapping[str, TaskFiles]) -> None:
         """The files and data of an lm-eval task."""
         find = partial(hub.find, kind="dataset", mirror=self.inputs.mirror, base=self.base)
-        found = find_task(task, index, self.base, find, self.fingerprints)
+        mirror = self.inputs.mirror
+        found = find_task(task, index, self.base, find, mirror, self.fingerprints)
         self.inputs.tasks[task.name] = found.task
         self.inputs.unresolved += [f"dataset {name}" for name in found.task.missing]
         known = task.path is None and task.name in index and found.task.folders != [DEMO]

@@ -26,13 +26,32 @@ def length_problems(grid: Grid, cells: Iterable[Cell], inputs: Inputs) -> Iterat
         *((("evaluate", "max_length"), model, grid.evaluate.max_length) for model in grid.model),
     ]
     for place, model, length in wanted:
-        folder = inputs.models[model].folder
-        most = None if folder is None else positions(read_json(folder / "config.json"))
+        most = _positions(inputs, model)
         if length is not None and most is not None and length > most:
             yield Problem(
                 place,
                 f"{length} tokens, and model {model} has {most} positions; use {most} or less",
             )
+
+
+def generation_problems(grid: Grid, inputs: Inputs) -> Iterator[Problem]:
+    """Tasks that have a model write so much that no prompt fits before it."""
+    for model in grid.model:
+        most = grid.evaluate.max_length or _positions(inputs, model)
+        for i, task in enumerate(grid.evaluate.tasks):
+            written = inputs.tasks[task.name].generates
+            if most is not None and written >= most:
+                yield Problem(
+                    ("evaluate", "tasks", i),
+                    f"{task.name} lets a model write {written} tokens, and with prompt and all "
+                    f"{model} takes {most}; leave it out, or choose a model with more positions "
+                    "(and a larger evaluate.max_length, where that is set)",
+                )
+
+
+def _positions(inputs: Inputs, model: str) -> int | None:
+    folder = inputs.models[model].folder
+    return None if folder is None else positions(read_json(folder / "config.json"))
 
 
 def bos_problems(grid: Grid, inputs: Inputs) -> Iterator[Problem]:

@@ -19,7 +19,12 @@ from jobs.plan.grid import Grid, load_grid
 from jobs.plan.gridnames import name_problems
 from jobs.plan.inputs import DatasetInput, Inputs
 from jobs.plan.lookup import look_up
-from jobs.plan.model_checks import bos_problems, length_problems, width_problems
+from jobs.plan.model_checks import (
+    bos_problems,
+    generation_problems,
+    length_problems,
+    width_problems,
+)
 from jobs.run import OtherName, Plan
 
 
@@ -60,6 +65,7 @@ def plan_grid(path: Path, overrides: list[str], out: Path) -> Planned:
     if not problems:
         problems += width_problems(grid, cells, inputs)
         problems += length_problems(grid, cells, inputs)
+        problems += generation_problems(grid, inputs)
         problems += bos_problems(grid, inputs)
         problems += _unreadable(inputs)
         problems += _shortages(cells, inputs, out / "artefacts" / "pools")

@@ -66,7 +66,7 @@ def prune_and_record(stages: Stages, key: str, cell: Cell, beat: Heartbeat) -> P
     weights.settle()
     _keep(stages, key, cell, model, beat)
     beat.stop()
-    if not stages.run.record(key).is_file():
+    if not stages.run.is_recorded(key):
         _write(stages, key, cell, report, seconds, peak, beat, calibration_key, similarity)
     describe_datasets(stages, cell)
     return model

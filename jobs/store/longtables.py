@@ -187,10 +187,17 @@ def _insert_linears(connection: duckdb.DuckDBPyConnection, files: dict[str, Path
 
 
 def _insert_outcomes(connection: duckdb.DuckDBPyConnection, files: dict[str, Path]) -> None:
-    connection.execute(
-        f"INSERT INTO outcomes {_read('outcomes', 'evaluation')}",
-        [[str(path) for path in files.values()]],
-    )
+    paths = [[str(path) for path in files.values()]]
+    connection.execute(f"INSERT INTO outcomes {_read('outcomes', 'evaluation')}", paths)
+    twice = connection.execute(
+        """
+        SELECT evaluation FROM read_parquet(?) GROUP BY evaluation, task, metric
+        HAVING count(*) > max(doc_id) - min(doc_id) + 1 LIMIT 1
+        """,
+        paths,
+    ).fetchone()
+    if twice:
+        raise ValueError(f"evaluation {twice[0]} has two outcomes of one document and metric")
 
 
 def _read(table: str, owner: str) -> str:
@@ -216,7 +223,13 @@ def _check_linears(cell: str, path: Path) -> str | None:
 
 
 def _check_outcomes(evaluation: str, path: Path) -> str | None:
-    return _check_parquet(path, OUTCOMES, "evaluation", evaluation)
+    wrong = _check_parquet(path, OUTCOMES, "evaluation", evaluation)
+    if wrong is None:
+        names = ["task", "metric", "doc_id"]
+        groups = pyarrow.parquet.read_table(path, columns=names).group_by(names)
+        if max(groups.aggregate([([], "count_all")])["count_all"].to_pylist(), default=0) > 1:
+            return "it has two outcomes of one document and metric"
+    return wrong
 
 
 def _check_parquet(path: Path, columns: pyarrow.Schema, name: str, owner: str) -> str | None:

@@ -52,7 +52,7 @@ def _stamps(folder: Path, name: str) -> Iterator[str]:
         if entry.is_dir():
             yield from _stamps(Path(entry.path), f"{name}/{entry.name}")
         elif entry.name.endswith((".json", ".parquet", ".reason")):
-            stat = entry.stat()
+            stat = entry.stat(follow_symlinks=False)  # a link may lead nowhere
             yield f"{name}/{entry.name} {stat.st_size} {stat.st_mtime_ns}\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from jobs.files import write_text
 from jobs.run import RunFolder
@@ -27,18 +28,29 @@ Long = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 """What the database's INTEGER and BIGINT hold."""
 
 
-class Record(BaseModel):
-    """A record; keys that a newer version writes beside these are kept out of the way."""
+def _finite(data: dict[str, Any]) -> dict[str, Any]:
+    """Refuse NaN and infinity, which are no JSON, and would stop whoever queries the column."""
+    json.dumps(data, allow_nan=False)
+    return data
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+
+Plain = Annotated[dict[str, Any], AfterValidator(_finite)]
+
+
+class Read(BaseModel):
+    """What is read back; keys that a newer version writes beside these are kept out of the way."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+class Record(Read):
+    """A record."""
 
     cell: str
 
 
-class Similarity(BaseModel):
+class Similarity(Read):
     """One figure of how near a dataset is to the reference."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
 
     value: float | None
     stderr: float | None
@@ -73,13 +85,11 @@ class CellRecord(Record):
     peak_memory_bytes: Long | None
     attempt: Int
     log: str | None
-    provenance: dict[str, Any]
+    provenance: Plain
 
 
-class Figure(BaseModel):
+class Figure(Read):
     """One metric of an evaluation."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
 
     task: str
     metric: str
@@ -94,9 +104,9 @@ class EvaluationRecord(Record):
     evaluation: str
     kind: str
     name: str
-    settings: dict[str, Any]
+    settings: Plain
     metrics: list[Figure]
-    notes: dict[str, Any]
+    notes: Plain
     seconds: float
     gpu: str | None
 

@@ -157,6 +157,31 @@ DAMAGES: dict[str, tuple[Callable[[RunFolder], Path], Callable[[Path], object], 
         ),
         "good",
     ),
+    "not a number": (
+        some_cell,
+        lambda p: edit(p, lambda r: r.update(achieved_sparsity=float("nan"))),
+        "achieved_sparsity: Input should be a finite number",
+    ),
+    "infinite metric": (
+        some_evaluation,
+        lambda p: edit(p, lambda r: r["metrics"][0].update(value=float("inf"))),
+        "metrics.0.value: Input should be a finite number",
+    ),
+    "not a number in notes": (
+        some_evaluation,
+        lambda p: edit(p, lambda r: r.update(notes={"bytes": float("nan")})),
+        "notes",
+    ),
+    "a link to nowhere": (
+        some_cell,
+        lambda p: (p.unlink(), p.symlink_to("nowhere")),
+        "No such file",
+    ),
+    "every row twice": (
+        lambda run: some_evaluation(run).with_suffix(".parquet"),
+        lambda p: rewrite(p, lambda t: pyarrow.concat_tables([t, t])),
+        "two outcomes of one document",
+    ),
     "another's rows": (
         lambda run: some_evaluation(run).with_suffix(".parquet"),
         lambda p: shutil.copyfile(sorted(p.parents[1].glob("*/*.parquet"))[-1], p),
@@ -179,11 +204,12 @@ def test_damage_is_set_aside_and_nothing_else_is_lost(
     ((file, kept),) = query(run, "SELECT file, reason FROM damaged")
     assert run.path / file == path
     assert reason in kept
-    assert (run.path / "damaged" / file).exists()
+    assert (run.path / "damaged" / file).is_symlink() or (run.path / "damaged" / file).exists()
     lost_cells = int(path.suffix == ".json")
     assert query(run, "SELECT count(*) FROM results WHERE status = 'done'") == [(8 - lost_cells,)]
     outcomes = query(run, "SELECT count(DISTINCT evaluation) FROM outcomes")
     assert outcomes == [(16 - ("evaluations" in file),)]
+    assert len(run.done_cells(run.read_plan())) == 7  # the next launch computes it again
     assert main([str(run.path)]) == 0  # what was set aside stays named, and is no news
     assert query(run, "SELECT file FROM damaged") == [(file,)]
 

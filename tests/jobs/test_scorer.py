@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import CachingLM
 from lm_eval.models.huggingface import HFLM
 from transformers import (
     AutoModelForCausalLM,
@@ -76,3 +77,11 @@ def test_nan_is_no_score(tiny_model: Path) -> None:
     scorer = Scorer(pretrained=model, tokenizer=tokenizer, batch_size=1)
     with pytest.raises(ValueError, match="NaN"):
         scorer.loglikelihood(instances(PAIRS))
+
+
+def test_a_response_cache_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    scorer = Scorer(pretrained=model, tokenizer=tokenizer, batch_size=1)
+    with pytest.raises(ValueError, match="leave out use_cache"):
+        CachingLM(scorer, str(tmp_path / "responses.db"))

@@ -53,7 +53,7 @@ def refused(grid: Path, out: Path) -> str:
     ("tasks", "message"),
     [
         ("[{name: arc_easy, metric: acc_nrom}]", "no metric 'acc_nrom'; allowed: acc, acc_norm"),
-        ("[{name: gsm8k, metric: acc}]", "no metric 'acc'; allowed: exact_match"),
+        ("[{name: gsm8k, metric: acc}]", "exact_match, exact_match,flexible-extract"),
         ("[arc_esay]", "unknown task 'arc_esay'"),
         ("[nowhere/barn.yaml]", "no file"),
         ("[{name: shed, path: barn.yaml}]", "it defines 'barn'; write {name: barn, path:"),
@@ -83,6 +83,18 @@ def test_a_data_set_that_is_not_there_is_to_be_prefetched(
     message = refused(grid, tmp_path)
     assert "allenai/ai2_arc" in message
     assert "jobs.prefetch" in message
+
+
+def test_a_prompt_must_fit_before_what_is_written(
+    with_tasks: Callable[..., Path], tmp_path: Path
+) -> None:
+    written = "output_type: generate_until\ngeneration_kwargs: {max_gen_toks: 64}\n"
+    grid = with_tasks("[barn.yaml]")
+    (tmp_path / "barn.yaml").write_text(LOCAL.replace("output_type: multiple_choice\n", written))
+    assert plan_grid(grid, [], tmp_path).plan.inputs.tasks["barn"].generates == 64
+    text = grid.read_text().replace("limit: 6", "limit: 6\n  max_length: 64")
+    grid.write_text(text)
+    assert "lets a model write 64 tokens, and with prompt and all" in refused(grid, tmp_path)
 
 
 def test_bos_needs_a_tokenizer_that_has_one(
