@@ -28,6 +28,10 @@ ATTENTION = "calgrid_rows"
 """The name of `_attention` among transformers' attention functions."""
 
 
+WIDE = torch.complex128
+"""The longest elements that there are; only copied."""
+
+
 KeysValues = dict[int, tuple[Tensor, Tensor]]
 """Keys and values [1, heads, tokens, width] of some tokens, by the id of the attention module."""
 
@@ -103,9 +107,12 @@ def _after(prefix: Tensor, rows: Tensor) -> Tensor:
     On a GPU such strided copies take the time of their elements, so short ones go together.
     """
     both = [prefix.expand(len(rows), -1, -1, -1), rows]
-    if rows.shape[-1] * rows.element_size() % torch.complex128.itemsize:
-        return torch.cat(both, 2)
-    return torch.cat([x.view(torch.complex128) for x in both], 2).view(rows.dtype)
+    together = WIDE.itemsize // rows.element_size()
+    for x in both:
+        steps = (x.shape[-1], x.storage_offset(), *x.stride()[:-1])
+        if x.stride(-1) != 1 or any(step % together for step in steps):
+            return torch.cat(both, 2)
+    return torch.cat([x.view(WIDE) for x in both], 2).view(rows.dtype)
 
 
 AttentionInterface.register(ATTENTION, _attention)
