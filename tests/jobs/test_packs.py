@@ -35,9 +35,9 @@ def test_a_pack_is_planned_offline(
 
 def test_what_cannot_fit_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     grid = str(GRIDS / "wanda2024.yaml")
-    assert launch.main([grid, "--dry-run", "--out", str(tmp_path)]) == 0
+    assert launch.main([grid, "--dry-run", "--out", str(tmp_path), "--set", "dtype=float32"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "does not fit one GPU: 9 cells" in said
+    assert "does not fit one GPU: 10 cells" in said
     assert "Llama-2-70b-hf" in said.split("does not fit one GPU")[1]
     small = ["--set", "resources.mem_gb=8", "--set", "resources.timeout_min=1"]
     assert launch.main([grid, "--dry-run", "--out", str(tmp_path), *small]) == 0

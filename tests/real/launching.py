@@ -93,8 +93,9 @@ def docker_answers() -> bool:
         return False
 
 
-def launching(grid: Path, out: Path, cluster: str = "docker") -> list[str]:
+def launching(grid: Path, out: Path, cluster: str = "docker", *changes: str) -> list[str]:
     options = ["--out", str(out), "--cluster", cluster]
+    options += [part for change in changes for part in ("--set", change)]
     return [sys.executable, "-m", "jobs.launch", str(grid), *options]
 
 
@@ -102,9 +103,9 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "BASE_IMAGE": BASE_IMAGE, "HF_TOKEN": "hf_x"}
 
 
-def launch(grid: Path, out: Path, cluster: str = "docker") -> None:
+def launch(grid: Path, out: Path, cluster: str = "docker", *changes: str) -> None:
     done = subprocess.run(
-        launching(grid, out, cluster),
+        launching(grid, out, cluster, *changes),
         env=environment(),
         capture_output=True,
         text=True,
