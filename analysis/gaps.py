@@ -10,7 +10,7 @@ import numpy as np
 
 from analysis.blocks import Array, Block, Documents, between_draws
 from analysis.estimate import CONFIDENCE
-from analysis.spread import satterthwaite, unequal
+from analysis.spread import matched_df, unequal
 
 SIMULATIONS = 10_000
 SEED = 20_241_023  # every answer is the same each time it is asked
@@ -67,7 +67,7 @@ def fit(blocks: Sequence[Block], documents: Documents | None, estimand: str) -> 
         total = np.maximum(variances + crossed, variances)
         if crossed > 0:
             part = float(variances.mean())
-            df = satterthwaite([part, crossed], [df, n * (len(blocks) - 1)])
+            df = matched_df([part, crossed], [df, n * (len(blocks) - 1)])
         variances = total
     return Arms(means, variances, df, pooled)
 

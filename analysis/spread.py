@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import chdtrc, fdtr, stdtrit
+from scipy.special import chdtrc, fdtr, ndtri, stdtrit
 
 from analysis.blocks import Array, Block, Documents, between_draws
 
@@ -28,6 +28,12 @@ LEAST_FREEDOM_HERE = 2
 UNEQUAL = 0.25
 """Variances that differ at this level are not pooled; a test that seldom sees a difference must not
 decide at 0.05 that there is none."""
+
+CARE = 1.7
+"""Exponent of shares in `matched_df`: 2 is Welch's, and covers 92.7 % at its worst; 1 adds parts'
+intervals as standard errors (Howe 1974), and covers up to 98.7 %."""
+
+NORMAL = float(ndtri(0.975))
 
 
 @dataclass(frozen=True)
@@ -156,19 +162,19 @@ def estimated_df(parts: Sequence[float], dfs: Sequence[int]) -> float:
 
 
 def matched_df(parts: Sequence[float], dfs: Sequence[float]) -> float:
-    """Degrees of freedom of a sum of variances, from its parts' 95 % intervals.
+    """Degrees of freedom of a sum of independent variances, some with hardly any themselves.
 
-    Satterthwaite's interval covers 87 to 93 % where the larger part has one or two degrees of
-    freedom and comes out small. Here the halves of the parts' intervals add up as their standard
-    errors do (Howe 1974, Zou and Donner 2008), and the sum has the t quantile that makes it so.
+    Satterthwaite weighs 1 / df of each part by its squared share in the sum, which is the first
+    order of weighing so by how far its squared t quantile exceeds a normal one (Welch 1947). With
+    one or two degrees of freedom the first order does not do: such intervals cover 87 to 95 %. With
+    the quantiles themselves, 95 % intervals cover 93.5 to 97.1 % for any true shares of two parts,
+    of one degree of freedom and of many, and are exact for one part; see `CARE`.
     """
-    total = sum(parts)
-    if min(parts) <= 0:
-        return dfs[int(np.argmax(parts))]
-    quantiles = stdtrit(np.array(dfs), 0.975)
-    wanted = math.sqrt(float((quantiles**2 * np.array(parts)).sum()) / total)
-    low, high = min(dfs), max(dfs)
-    for _ in range(24):
+    shares = np.array(parts) / (sum(parts) or 1.0)
+    excess = stdtrit(np.array(dfs), 0.975) ** 2 - NORMAL**2
+    wanted = math.sqrt(NORMAL**2 + float((shares**CARE * excess).sum()))
+    low, high = min(dfs), sum(dfs)
+    for _ in range(32):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if stdtrit(middle, 0.975) > wanted else (low, middle)
     return low

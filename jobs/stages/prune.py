@@ -51,8 +51,8 @@ def prune_and_record(stages: Stages, key: str, cell: Cell, beat: Heartbeat) -> P
         weights.settle()
         return model
 
-    if cell.recipe.name == DENSE:
-        weights.settle()
+    if not cell.recipe.needs_data:
+        weights.settle()  # nothing passes through its blocks: they come once and stay
     if cell.draw is not None:
         assert calibration_key is not None
         assert calibration is not None

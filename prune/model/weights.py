@@ -135,6 +135,8 @@ class StreamedWeights(BlockWeights):
 
     def host_copy(self, index: int) -> dict[str, Tensor]:
         """See `BlockWeights.host_copy`."""
+        if self._settled:
+            return super().host_copy(index)
         self._wait_for(index)
         found = {name: home.tensor for name, home in self._homes[index].items()}
         return {name: x for name, x in found.items() if x is not None}

@@ -13,7 +13,7 @@ from analysis.estimate import Estimate, estimates
 from analysis.gaps import best_set, fit, gap
 from analysis.power import detectable, draws_needed, power
 from analysis.shares import shares
-from analysis.spread import noise, pool
+from analysis.spread import matched_df, noise, pool
 from analysis.verdict import benjamini_hochberg, holm, judge_family
 from tests.analysis.simulated import Truth
 
@@ -241,3 +241,18 @@ def test_variance_shares_of_known_components() -> None:
         assert sum(s.share for s in found) == pytest.approx(1)
         covered += [s.low <= w <= s.high for s, w in zip(found, wanted, strict=True)]
     assert (covered / 150 > 0.88).all(), covered / 150
+
+
+@pytest.mark.parametrize("df", [1, 1.5, 2, 3, 6])
+def test_a_sum_with_a_hardly_known_part_is_covered_as_promised(df: float) -> None:
+    share = np.array([0.02, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99])
+    points = (np.arange(2000) + 0.5) / 2000
+    covered = []
+    for true in share:
+        estimated = true * stats.chi2.ppf(points, df) / df
+        dfs = [matched_df([x, 1 - true], [df, 10**9]) for x in estimated]
+        half = stats.t.ppf(0.975, dfs) * np.sqrt(estimated + 1 - true)
+        covered.append((2 * stats.norm.cdf(half) - 1).mean())
+    assert min(covered) > 0.93
+    assert max(covered) < 0.972
+    assert matched_df([1.0, 0.0], [df, 10**9]) == pytest.approx(df, rel=1e-6)

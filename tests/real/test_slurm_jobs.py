@@ -303,8 +303,14 @@ def test_a_probe_finds_that_signals_arrive(
     assert "yes  signals: SIGTERM arrived" in said
     assert "SIGTERM did not arrive" not in said
     assert not list(tmp_path.iterdir())
-    jobs = engine.run("sacct", "-X", "-n", "-D", "-P", "-o", "JobName,State").splitlines()
-    assert [j for j in jobs if j.startswith("calgrid-.probe")][-1].endswith("COMPLETED")
+
+    def ended() -> list[str]:
+        jobs = engine.run("sacct", "-X", "-n", "-D", "-P", "-o", "JobName,State").splitlines()
+        probes = [job for job in jobs if job.startswith("calgrid-.probe")]
+        return [job for job in probes if not job.endswith(("PENDING", "RUNNING"))]
+
+    until(ended)  # accounting hears of a job some time after its end
+    assert ended()[-1].endswith("COMPLETED")
 
 
 def test_what_slurm_could_not_start_is_lost_and_no_failure_of_the_job(

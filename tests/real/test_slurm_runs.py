@@ -164,7 +164,7 @@ def test_what_was_killed_for_memory_runs_once_more_with_more(
     (failure,) = [json.loads(path.read_text()) for path in (run.path / "failures").iterdir()]
     assert failure["kind"] == "memory"
     if engine.kernel_limits:
-        assert "OUT_OF_MEMORY" in engine.run("sacct", "-n", "-o", "State%20")
+        until(lambda: "OUT_OF_MEMORY" in engine.run("sacct", "-n", "-o", "State%20"))
     assert {p.read_text() for p in run.path.glob("*.starts")} == {"x", "xx"}
 
 
