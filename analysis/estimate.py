@@ -4,7 +4,7 @@ Within a block, y[r, j] = mean + document_j + draw_r + (draw x document)_rj. The
 draws of this benchmark's documents has variance s2 / R, with s2 the variance between the draws'
 scores. For new documents, the spread of the documents' differences comes on top; the draw x
 document residual is in both parts and is taken out once. Degrees of freedom are Satterthwaite's
-for arms of independent draws, and such that intervals add up for draws and documents; see `spread`.
+for arms of independent draws, and `spread.matched_df` for the sum of draws and documents.
 """
 
 from __future__ import annotations
