@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from cluster.backend import Backend, Ended, Job
 from cluster.profile import Profile
 from jobs.claims import held, is_held, release_of, take
-from jobs.failures import death, keeps_failing, record_failure, worth_another
+from jobs.failures import death, keeps_failing, record_failure, unbegun_losses, worth_another
 from jobs.plan.cells import Cell
 from jobs.run import Plan, RunFolder
 from jobs.work import cells_of, collect_job, jobs_for
@@ -22,6 +22,10 @@ LOOK_SECONDS = 1.0
 
 FRUITLESS = 5
 """Jobs of a cell that end well and leave neither a result nor a failure, before it is one."""
+
+PAUSE_SECONDS = 30.0
+"""Before what was lost unbegun is submitted again, times its losses: what kept Slurm from starting
+it (a controller that has just come back, a node that is ill) lasts longer than submitting does."""
 
 EXIT_INTERRUPTED = 130
 """A job that was asked to stop, and left its cells for later."""
@@ -122,6 +126,7 @@ class Driver:
         self.backend = backend
         self.unsent: list[Job] = []
         self.again: list[str] = []  # cells to submit anew
+        self.paused: dict[str, float] = {}  # cells to submit anew, and when
         self.elsewhere: dict[str, int] = {}  # cells of other launches, and their failures so far
         self.fruitless: Counter[str] = Counter()
         self.looked = 0.0
@@ -145,7 +150,10 @@ class Driver:
         """Settle what ended, start what can start; False when nothing is left."""
         for ended in self.backend.poll():
             self._settle(ended)
-        again, self.again = self.again, []
+        over = [key for key, until in self.paused.items() if until <= time.monotonic()]
+        again, self.again = self.again + over, []
+        for key in over:
+            del self.paused[key]
         self._submit(again)
         if time.monotonic() - self.looked >= LOOK_SECONDS:
             self.looked = time.monotonic()
@@ -153,7 +161,10 @@ class Driver:
         if self.unsent:
             self._send(self.unsent)
         self.state.note = self.backend.note
-        return bool(self.unsent or self.elsewhere or self.backend.live())
+        if self.paused and not self.state.note:
+            count = len(self.paused)
+            self.state.note = f"{count} could not be started, and will be tried again in a moment"
+        return bool(self.unsent or self.paused or self.elsewhere or self.backend.live())
 
     def _submit(self, keys: list[str]) -> None:
         """Queue jobs for some cells, and one that collects them where the launcher may leave."""
@@ -175,6 +186,7 @@ class Driver:
         if stop is not None and not self.stopped:
             self.stopped = True
             self.unsent.clear()
+            self.paused.clear()
             self.elsewhere.clear()
             self.backend.stop() if stop["reason"] == "cancelled" else self.backend.drop()
         before, self.state.running = self.state.running, self._claimed()
@@ -242,10 +254,12 @@ class Driver:
 
     def _charge(self, key: str) -> None:
         """A cell failed: it runs again, or that was it."""
-        if worth_another(self.run, key):
-            self.again.append(key)
-        else:
+        if not worth_another(self.run, key):
             self._failed(key)
+        elif losses := unbegun_losses(self.run, key):
+            self.paused[key] = time.monotonic() + PAUSE_SECONDS * losses
+        else:
+            self.again.append(key)
 
     def _leave(self, keys: Iterable[str]) -> None:
         """Leave cells to the other launch that runs them, and watch."""

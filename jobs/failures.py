@@ -102,6 +102,12 @@ def worth_another(run: RunFolder, key: str) -> bool:
     return False
 
 
+def unbegun_losses(run: RunFolder, key: str) -> int:
+    """How often a cell was lost before it had begun, if that is what happened to it last."""
+    failures = [f["kind"] == "lost" and f["stage"] is None for f in run.failures(key)]
+    return sum(failures) if failures[-1:] == [True] else 0
+
+
 def gave_up(run: RunFolder, key: str) -> bool:
     """Did a cell fail since the run was launched, so that nobody tries it again by themselves?"""
     attempts = len(run.failures(key))

@@ -244,11 +244,31 @@ def test_the_cell_that_a_dead_job_claimed_is_charged_and_no_other(
 def test_lost_work_runs_again_at_once(driver: Callable[..., Any], run: RunFolder) -> None:
     made, backend = driver(1)
     job = backend.given[0]
+    write_json(run.heartbeat(job.command[3]), {"stage": "prune"})
     backend.ended = [Ended(job, None, "lost", "with its node")]
     made.step()
     assert made.state.failed == set()
     assert [j.command[3:] for j in backend.given].count(job.command[3:]) == 1
     assert run.failures(job.command[3])[0]["kind"] == "lost"
+
+
+def test_what_slurm_could_not_start_waits_before_it_is_tried_again(
+    driver: Callable[..., Any], run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, backend = driver(1)
+    job = backend.given[0]
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for losses in (1, 2):
+        backend.ended = [Ended(j, None, "lost", "no") for j in backend.given if j.name == job.name]
+        backend.given[:] = [each.job for each in backend.ended]  # nothing else holds the run up
+        for passed, tried in ((0, 0), (29.0 * losses, 0), (1.0 * losses, 1)):
+            now += passed
+            assert made.step()
+            assert [j.name for j in backend.given].count(job.name) == tried
+    backend.ended = [Ended(j, None, "lost", "no") for j in backend.given]
+    assert not made.step()
+    assert made.state.failed == {job.command[3]}
 
 
 def test_a_cell_that_never_comes_to_an_end_is_a_failure(driver: Callable[..., Any]) -> None:
