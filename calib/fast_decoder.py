@@ -105,7 +105,12 @@ class FastDecoder:
 
 def _fused(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
     """One kernel in place of several, on a GPU."""
-    return torch.compile(function, dynamic=False) if device.type == "cuda" else function
+    if device.type != "cuda":
+        return function
+    # each number of texts is compiled for itself; torch stops at 8 and goes on in other kernels,
+    # so that what is written would depend on what this process wrote before
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 256)
+    return torch.compile(function, dynamic=False)
 
 
 def normalise(x: Tensor, norm: Norm) -> Tensor:

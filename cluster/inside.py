@@ -139,7 +139,7 @@ def _bfloat16(folder: Path) -> Check:
 
     if not torch.cuda.is_available():
         return None, "no GPU"
-    holds = torch.cuda.is_bf16_supported()
+    holds = torch.cuda.is_bf16_supported(including_emulation=False)
     return holds, "bfloat16" if holds else "no bfloat16: set dtype: float16 or float32 in grids"
 
 

@@ -16,7 +16,7 @@ from jobs.run import Plan, RunFolder
 
 NOT_SCIENCE = {
     *("stages", "prune_seconds", "gpu_seconds", "seconds", "peak_memory_bytes"),
-    *("attempt", "time", "log", "job", "provenance", "run"),
+    *("attempt", "time", "log", "job", "provenance", "run", "resumed_blocks"),
 }
 """Keys of records that may differ from one computation to the next."""
 

@@ -6,10 +6,11 @@ import mmap
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from prune.host_memory import free_host_bytes
 
 DEVICE_BYTES = 2 * 2**30
 """Activations up to this size stay on the device; it does not grow with the calibration set."""
@@ -55,21 +56,6 @@ def _unlock(address: int) -> None:
     torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(address))
 
 
-def free_host_bytes() -> int:
-    """Memory that this process may still take, by the machine's and the container's account."""
-    found = []
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            found.append(int(line.split()[1]) * 1024)
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((group / name).read_text() for name in ("memory.max", "memory.current"))
-        found.append(int(limit) - int(used))
-    except (OSError, ValueError):  # no such account, or "max"
-        pass
-    return min(found, default=0)
-
-
 class Batches:
     """One walk over activations, batch by batch: read, compute, perhaps write back.
 
@@ -105,10 +91,15 @@ class Batches:
             now.wait_event(buffer.full)
             yield part, buffer.of(self.stored[part], self.device)
             buffer.free.record(now)
-        torch.cuda.current_stream(self.device).wait_stream(self._stream)
+        self.finish()
+
+    def finish(self) -> None:
+        """What is computed from now on finds all that was written, and may take the rooms."""
+        if self.away:
+            torch.cuda.current_stream(self.device).wait_stream(self._stream)
 
     def write(self, part: slice, value: Tensor) -> None:
-        """Put `value` where batch `part` is kept; only after it was read."""
+        """Put `value` where batch `part` is kept; only after it was read. See `finish`."""
         if not self.away:
             self.stored[part] = value
             return
@@ -125,6 +116,9 @@ class Batches:
 
     def _fetch(self, place: int) -> None:
         buffer, source = self._come[place % BUFFERS], self.stored[self.parts[place]]
+        if buffer.room is None:  # new room is memory that earlier work may not be done with
+            buffer.of(source, self.device)
+            buffer.free.record(torch.cuda.current_stream(self.device))
         room = buffer.of(source, self.device)
         self._stream.wait_event(buffer.free)
         with torch.cuda.stream(self._stream):

@@ -87,6 +87,9 @@ class BlockLoop:
             calibration = Stream.start(model, weights, ids, also, whole) if left else None
         if left and heldout_ids is not None:
             heldout = Stream.aside(model, weights, heldout_ids, whole)
+        stream = calibration or heldout
+        if checkpoint is not None and stream is not None:
+            checkpoint.error_tokens = stream.error_tokens
         targets = [target] * len(weights.blocks)
         if checkpoint is not None and checkpoint.targets is not None:
             targets = [Target(sparsity, target.pattern) for sparsity in checkpoint.targets]
@@ -167,6 +170,8 @@ class BlockLoop:
         stream = self.calibration or self.heldout
         if stream is not None:
             report.error_tokens, report.block_error_tokens = stream.error_tokens
+        elif self.checkpoint is not None:  # every block was stored: nothing went through them
+            report.error_tokens, report.block_error_tokens = self.checkpoint.error_tokens
 
     def _observe(
         self, index: int, wanted: frozenset[str]

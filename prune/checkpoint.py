@@ -48,6 +48,7 @@ class Checkpoint:
         self.folder = folder
         self.masks_alone = masks_alone
         self.targets: list[Fraction] | None = None
+        self.error_tokens = (0, 0)
         self._started = self._last = time.monotonic()
         self._waiting: dict[int, tuple[Sequence[Linear], BlockReport]] = {}
         self._writer = ThreadPoolExecutor(1, "checkpoint")
@@ -117,6 +118,7 @@ class Checkpoint:
         state = {
             "setting": _setting(),
             "targets": [str(x) for x in self.targets or []],
+            "error_tokens": self.error_tokens,
             "blocks": {index: report.to_json() for index, (_, report) in blocks.items()},
         }
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -145,6 +147,8 @@ class Checkpoint:
                     self._entries[int(key)] = entries
                     self._reports[int(key)] = BlockReport.from_json(report)
             self.targets = [Fraction(x) for x in state["targets"]] or None
+            linears, blocks = state.get("error_tokens", (0, 0))
+            self.error_tokens = (linears, blocks)
 
 
 def _setting() -> dict[str, str]:

@@ -65,6 +65,8 @@ def fused_block(block: nn.Module) -> Iterator[None]:
 def _replacement(module: nn.Module) -> Callable[[Any, Any], Any] | None:
     """What stands in for the forward of a module of this kind; None for all others."""
     parts = module._modules
+    if any("limit" in name or "clamp" in name for name in vars(module)):
+        return None  # what it cuts off, ordinary input may never reach
     if type(module).__name__.endswith("RMSNorm") and getattr(module, "weight", None) is not None:
         return _norm
     if {"gate_proj", "up_proj", "down_proj", "act_fn"} == parts.keys():
@@ -97,10 +99,12 @@ def _fused_rotation(original: Callable[..., Any]) -> Callable[..., Any]:
     """A rotation by the kernel, once that was seen to agree."""
 
     def rotation(*arguments: Any, **keywords: Any) -> Any:
-        *tensors, cos, sin = arguments
-        usable = not keywords and fused(cos) and cos.element_size() == 2 and cos.dtype == sin.dtype
-        if not usable or not _agrees.get(original, True):
+        if keywords:
             return original(*arguments, **keywords)
+        *tensors, cos, sin = arguments
+        usable = fused(cos) and cos.element_size() == 2 and cos.dtype == sin.dtype
+        if not usable or not _agrees.get(original, True):
+            return original(*arguments)
         from prune.kernels.block_parts import rotate
 
         if cos.dim() == 3:

@@ -182,6 +182,8 @@ class Stream:
                 self.dense = output
             elif output is not None and outputs is not None:
                 outputs.write(part, output)
+        if outputs is not None:
+            outputs.finish()
         for module_id, seen in found.items():
             try:
                 seen.statistics.check()

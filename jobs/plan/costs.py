@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
+from calib.measures import MODEL_MEASURES
+from calib.spec import GenerateSpec
 from jobs.plan.cells import Cell
 from jobs.plan.planning import Planned
 from jobs.plan.sizes import PACKED, TOKEN_BYTES, UNKNOWN_TASK, UNKNOWN_TEXT, shape, table
@@ -45,6 +48,9 @@ HELDOUT_TOKENS = 32
 BLOCKS_HELD, ACTIVATION_BYTES = 3, 2**31
 """On a GPU while a model is pruned: blocks, and activations at most; the rest is on the host."""
 
+GRADIENT_TOKENS = 65_536
+"""Whose inputs of every block lie there while gradients are computed."""
+
 RECORD_BYTES, OUTCOME_BYTES, MASK_BYTES = 50_000, 24, 600
 """On disk: of a cell's records; of a document of an evaluation (two metrics of 12 bytes, as
 measured on 200-row files); of a linear's mask sample."""
@@ -61,6 +67,7 @@ class CellCost:
     prune: float
     evaluate: float
     gpu_gib: float
+    cache_gib: float  # of that, keys and values of texts that are written
     host_gib: float
 
     @property
@@ -77,7 +84,7 @@ class Estimator:
         self.plan = planned.plan
         self.bytes = 4 if planned.plan.dtype == "float32" else 2
         self.unknown: set[str] = set()
-        self._costs: dict[tuple[str, int, int], CellCost | None] = {}
+        self._costs: dict[tuple[Any, ...], CellCost | None] = {}
         self.shapes = {name: shape(name, m) for name, m in self.plan.inputs.models.items()}
         self.evaluated = {name: self._evaluation_tokens(name) for name in self.shapes}
 
@@ -113,16 +120,30 @@ class Estimator:
     def cost(self, cell: Cell) -> CellCost | None:
         """What a cell takes; None where nothing is known of its model."""
         tokens = cell.draw.size * cell.draw.seqlen if cell.draw else 0
-        key = (cell.model, id(cell.recipe), tokens)  # cells of a grid share their recipes
+        written = self._written(cell.draw.dataset, cell.draw.seqlen) if cell.draw else {}
+        at_once = max((s.batch * length for s, length in written.values()), default=0)
+        key = (cell.model, id(cell.recipe), tokens, at_once)  # cells share their recipes
         if key not in self._costs:
-            self._costs[key] = self._cost(cell, tokens)
+            self._costs[key] = self._cost(cell, tokens, at_once)
         return self._costs[key]
 
-    def _cost(self, cell: Cell, calibration: int) -> CellCost | None:
+    def _written(self, dataset: str, seqlen: int) -> dict[str, tuple[GenerateSpec, int]]:
+        """What the model writes for a dataset, its parents' too, and the tokens of each text."""
+        spec = self.plan.inputs.datasets[dataset].spec
+        found = {}
+        if spec.generate is not None:
+            found[dataset] = spec.generate, spec.generate.max_tokens or seqlen
+        for parent in spec.parents:
+            found |= self._written(parent, seqlen)
+        return found
+
+    def _cost(self, cell: Cell, calibration: int, at_once: int) -> CellCost | None:
         known = self.shapes[cell.model]
         if known is None:
             return None
         weights = known.parameters * self.bytes
+        cache = 2 * known.blocks * known.keys * at_once * self.bytes
+        gradients = cell.recipe.pruner is not None and "gradient" in cell.recipe.pruner.needs
         heldout = HELDOUT_TOKENS * self.plan.seqlen if self.plan.reference[cell.model] else 0
         prune, working = 0.0, 0.0
         if cell.recipe.name != DENSE:
@@ -133,14 +154,19 @@ class Estimator:
             working = min(BLOCKS_HELD, known.blocks) * block * self.bytes
             working += min(activations, ACTIVATION_BYTES)
             working += 24 * known.widest**2 + (16 * block if cell.recipe.refiner else 0)
+            if gradients:  # the inputs of every block
+                tokens = min(calibration, GRADIENT_TOKENS)
+                working += tokens * known.width * self.bytes * (known.blocks + 2)
         tokens, _ = self.evaluated[cell.model]
-        gradients = 4 * known.parameters if cell.recipe.name == "pruner-zero" else 0
+        if set(self.plan.similarity.measures) & set(MODEL_MEASURES) and cell.draw is not None:
+            working += weights  # the dense model measured the text, and is still there
         return CellCost(
             load=START_SECONDS / self.plan.resources.cells_per_job + weights / READ_RATE,
             prune=prune,
             evaluate=known.parameters * PASS_RATE * tokens,
-            gpu_gib=(max(weights, working) + 2e9) / GIB,  # it is scored as a whole
-            host_gib=(weights + gradients + 4e9) / GIB,
+            gpu_gib=(max(weights + cache, working) + 2e9) / GIB,  # it writes and answers whole
+            cache_gib=cache / GIB,
+            host_gib=(weights + (4 * known.parameters if gradients else 0) + 4e9) / GIB,
         )
 
     def disk(self, cells: Collection[Cell]) -> dict[str, float]:
@@ -169,12 +195,15 @@ class Estimator:
     def generation(self, cells: Collection[Cell]) -> tuple[float, float]:
         """Seconds of reading weights for steps, and of arithmetic: each pool of text once."""
         steps = arithmetic = 0.0
-        for model, dataset, seqlen in {
-            (c.model, c.draw.dataset, c.draw.seqlen) for c in cells if c.draw
-        }:
-            spec, known = self.plan.inputs.datasets[dataset].spec.generate, self.shapes[model]
-            if spec is not None and known is not None:
-                length = spec.max_tokens or seqlen
+        drawn = {(c.model, c.draw.dataset, c.draw.seqlen) for c in cells if c.draw}
+        pools = {
+            (model, name, seqlen): written
+            for model, dataset, seqlen in drawn
+            for name, written in self._written(dataset, seqlen).items()
+        }
+        for (model, _, _), (spec, length) in pools.items():
+            known = self.shapes[model]
+            if known is not None:
                 weights = known.parameters * self.bytes
                 steps += -(-spec.texts // spec.batch) * length * weights / MEMORY_RATE
                 arithmetic += spec.texts * length * known.parameters * WRITE_RATE

@@ -105,6 +105,12 @@ def _misfits(estimator: Estimator, cells: Collection[Cell], costs: Costs) -> Ite
     large = [(cell, cost) for cell, cost in costs if _card(cost.gpu_gib) is None]
     if large:
         yield f"does not fit one GPU: {len(large):,} cells, {_which(large)}"
+    cache = max(cost.cache_gib for _, cost in costs)
+    if cache > most / 2:
+        yield (
+            f"GPU memory: {cache:.0f} GiB of that are the keys and values of texts that the model "
+            "writes; a smaller `generate.batch` takes less (and writes other texts)"
+        )
     host = max(cost.host_gib for _, cost in costs)
     if host > resources.mem_gb * 1e9 / GIB:
         yield (

@@ -29,12 +29,19 @@ TOKEN_BYTES, PACKED = 4, 2.5
 
 @dataclass(frozen=True)
 class Shape:
-    """What an estimate needs to know of a model; `basis` says from where it is known."""
+    """What an estimate needs to know of a model.
+
+    Attributes:
+        parameters, blocks, width: of the model. widest: inputs of its widest linear.
+        keys: channels of the keys of one block, all heads together.
+        basis: from where it is known.
+    """
 
     parameters: float
     blocks: int
     width: int
     widest: int
+    keys: int
     basis: str
 
 
@@ -44,14 +51,15 @@ def shape(name: str, model: ModelInput) -> Shape | None:
         return _from_files(model.folder)
     bare = name.split("@")[0]
     if bare in table()["models"]:
-        parameters, blocks, width, widest = table()["models"][bare]
-        return Shape(float(parameters), blocks, width, widest, "published configurations")
+        parameters, blocks, width, widest, *keys = table()["models"][bare]
+        known = blocks, width, widest, keys[0] if keys else width
+        return Shape(float(parameters), *known, "published configurations")
     found = re.search(r"(\d+(?:\.\d+)?)([bm])(?![a-z])", bare.lower())
     if found is None:
         return None
     parameters = float(found[1]) * (1e9 if found[2] == "b" else 1e6)
     width = round((parameters / 32 / 12) ** 0.5)  # a block of 12 width^2, 32 of them
-    return Shape(parameters, 32, width, 4 * width, f"the name of {bare}")
+    return Shape(parameters, 32, width, 4 * width, width, f"the name of {bare}")
 
 
 def _from_files(folder: Path) -> Shape:
@@ -68,7 +76,12 @@ def _from_files(folder: Path) -> Shape:
         (config[k] for k in ("num_hidden_layers", "n_layer", "n_layers") if config.get(k)), 1
     )
     widest = config.get("intermediate_size") or 4 * width
-    return Shape(parameters, int(blocks), int(width), int(widest), "the files of the models")
+    keys = width
+    if heads := config.get("num_attention_heads"):
+        each = config.get("head_dim") or width // heads
+        keys = each * (config.get("num_key_value_heads") or heads)
+    found = (int(blocks), int(width), int(widest), int(keys))
+    return Shape(parameters, *found, "the files of the models")
 
 
 @cache

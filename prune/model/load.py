@@ -54,11 +54,11 @@ def load_streamed(folder: Path, dtype: str) -> tuple[PreTrainedModel, BlockWeigh
         OSError: see `load_model`.
         ValueError: see `load_model`.
     """
-    if dtype == "bfloat16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
-        name = torch.cuda.get_device_name()
-        raise ValueError(f"{name} has no bfloat16; set dtype: float16 or float32 in the grid")
     if torch.cuda.is_available():
-        refuse_larger(folder, dtype, torch.cuda.mem_get_info()[1], torch.cuda.get_device_name())
+        name = torch.cuda.get_device_name()
+        if dtype == "bfloat16" and not has_bfloat16():
+            raise ValueError(f"{name} has no bfloat16; set dtype: float16 or float32 in the grid")
+        refuse_larger(folder, dtype, torch.cuda.mem_get_info()[1], name)
     logging.disable_progress_bar()
     register()  # DCLM and other OpenLM models, which transformers does not know
     files: dict[str, Entry] = {}
@@ -91,6 +91,11 @@ def _whole_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
         raise ValueError(f"{folder} lacks weights of its {kind.__name__}: {some}")
     _take_generation_config(model, folder)
     return model
+
+
+def has_bfloat16() -> bool:
+    """Does the GPU compute in bfloat16 by itself? Older ones only hold it."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _take_generation_config(model: PreTrainedModel, folder: Path) -> None:

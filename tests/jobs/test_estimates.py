@@ -23,6 +23,7 @@ def test_the_shape_of_a_model_comes_from_its_files(tiny_model: Path) -> None:
     found = sizes.shape("x/y", ModelInput(folder=tiny_model))
     assert found is not None
     assert (found.parameters, found.blocks, found.width, found.widest) == (stored, 2, 32, 48)
+    assert found.keys == model.model.layers[0].self_attn.k_proj.out_features
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,28 @@ def test_twice_the_windows_take_twice_the_memory_of_activations(
     steps = [b.gpu_gib - a.gpu_gib for a, b in pairwise(found)]
     assert steps[0] == pytest.approx(steps[1])
     assert steps[0] == pytest.approx(2 * 4 * 32 * 32 * 4 / 2**30)
+
+
+def test_texts_that_are_written_at_once_take_memory(
+    write_grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    found = []
+    for batch in (1000, 3000):
+        own = f"datasets.own={{generate: {{from: null, batch: {batch}, texts: 8}}}}"
+        mixed = "datasets.mixed={mixture: {own: 1, farm: 1}}"
+        grid = write_grid()
+        planned = plan_grid(grid, [own, mixed, "cells.dataset=[mixed]"], tmp_path)
+        estimator = costs.Estimator(planned)
+        cell = next(c for c in planned.cells.values() if c.draw)
+        assert cell.draw is not None
+        cost, shape = estimator.cost(cell), estimator.shapes[cell.model]
+        assert cost is not None
+        assert shape is not None
+        each = 2 * shape.blocks * shape.keys * cell.draw.seqlen * 4 / costs.GIB
+        assert cost.cache_gib == pytest.approx(batch * each)
+        assert sum(estimator.generation([cell])) > 0
+        found.append(cost)
+    assert found[1].gpu_gib - found[0].gpu_gib == pytest.approx(2000 * each)
 
 
 def test_a_text_is_no_longer_than_its_files(

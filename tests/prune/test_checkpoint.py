@@ -95,6 +95,8 @@ def test_what_is_all_there_is_not_computed_again(
     model, report = prune(tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(tensors(whole), tensors(model), strict=True))
     assert report.linears == expected.linears
+    assert report.error_tokens == expected.error_tokens > 0
+    assert report.block_error_tokens == expected.block_error_tokens > 0
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbage", "partial", "elsewhere"])

@@ -10,7 +10,7 @@ import torch
 from tiny_models import build, windows
 from torch import Tensor, nn
 
-from prune import activations, errors
+from prune import activations, errors, fused
 from prune.activations import Batches, allocate
 from prune.calls import BlockCalls
 from prune.errors import InputGram, InputSample, gram_energy
@@ -134,6 +134,19 @@ def test_where_kernels_cannot_run_plain_torch_does(monkeypatch: pytest.MonkeyPat
             assert not triton_check.triton_runs()  # said once
     finally:
         triton_check.triton_runs.cache_clear()
+
+
+def test_a_rotation_that_is_called_by_name_is_the_models_own() -> None:
+    rotation = fused._fused_rotation(lambda x, cos, sin: x * cos + sin)
+    assert rotation(torch.ones(2), cos=torch.full((2,), 3.0), sin=torch.ones(2)).tolist() == [4, 4]
+
+
+def test_what_cuts_off_its_values_is_not_replaced() -> None:
+    names = ("gate_proj", "up_proj", "down_proj")
+    mlp: Any = nn.ModuleDict({name: nn.Linear(2, 2) for name in names} | {"act_fn": nn.SiLU()})
+    assert fused._replacement(mlp) is not None
+    mlp.swiglu_limit = 7.0
+    assert fused._replacement(mlp) is None
 
 
 def test_batches_are_of_one_length_where_that_is_near() -> None:
