@@ -15,6 +15,9 @@ except ImportError:  # torch brings it where it can use a GPU
 TOKENS, WARPS, STAGES = 32, 1, 3
 """Tokens that a program reads at a time, its warps, and the loads it keeps in flight."""
 
+IN_FLIGHT_BYTES = 256
+"""Of a token's key, up to which more than one load is: more would not fit into smaller GPUs."""
+
 LEAST_ROWS = LEAST_WIDTH = 16
 """The smallest product that a GPU's matrix units take; queries are padded to it."""
 
@@ -77,7 +80,7 @@ def attend(
         TOKENS=TOKENS,
         PRECISION="ieee" if queries.dtype == torch.float32 else "tf32",
         num_warps=WARPS,
-        num_stages=STAGES,
+        num_stages=STAGES if width * queries.element_size() <= IN_FLIGHT_BYTES else 1,
     )
     return mixed
 
