@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -181,45 +180,3 @@ def _now(folder: Path) -> float:
             skew = 0.0
         _skews[folder] = (time.monotonic(), skew)
     return time.time() + skew
-
-
-def build_once(
-    path: Path, build: Callable[[Path], None], waiting: Callable[[], None] = lambda: None
-) -> Path:
-    """The folder `path`, built by one process at a time and renamed into place when complete.
-
-    Args:
-        path: where it shall be.
-        build: writes the contents into the folder it is given.
-        waiting: called about once a second while another process builds it.
-    """
-    while not attempt(path, build):
-        waiting()
-        time.sleep(1.0)
-    return path
-
-
-def attempt(path: Path, build: Callable[[Path], None]) -> bool:
-    """Build the folder `path` unless another process does; says whether it is there now."""
-    if path.is_dir():
-        return True
-    claim = take(path.parent.parent / "claims" / f"{path.parent.name}-{path.name}")
-    if claim is None:
-        return False
-    with claim:
-        if not path.is_dir():
-            partial = path.with_name(f".{path.name}{unique_suffix()}")
-            partial.mkdir(parents=True)
-            try:
-                build(partial)
-                partial.rename(path)
-            finally:
-                if partial.is_dir():
-                    _remove_folder(partial)
-    return True
-
-
-def _remove_folder(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder)

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from calib.pool import SEPARATOR
+from jobs.built import is_whole
 from jobs.files import read_json, unique_suffix, write_text
 from jobs.plan.cells import Cell, canonical, digest, digest_of_text
 from jobs.plan.grid import Compare, Evaluate, Pruning, Resources, Similarity
@@ -273,7 +274,7 @@ class RunFolder:
         """Is there what the grid keeps of a cell? Of the dense baseline it keeps nothing."""
         if plan.keep == "none" or plan.cells[key]["recipe"]["name"] == DENSE:
             return True
-        return (self.model(key) if plan.keep == "models" else self.masks(key)).is_dir()
+        return is_whole(self.model(key) if plan.keep == "models" else self.masks(key))
 
     def is_done(self, plan: Plan, key: str) -> bool:
         """Is a cell pruned, kept, and measured on everything?"""

@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
 def build(run: RunFolder, plan: Plan, part: Shared) -> None:
     """Build one part unless it is there."""
     from calib.pool import SEPARATOR
-    from jobs.claims import build_once
+    from jobs.built import build_once
     from jobs.heartbeat import Heartbeat
     from jobs.stages.calibration import Stages, free_memory
     from jobs.stages.similarity import pool_figures

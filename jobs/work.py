@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from cluster.backend import Job
 from cluster.code import import_path
+from jobs.built import is_whole
 from jobs.failures import memory_gb
 from jobs.plan.cells import Cell
 from jobs.run import Plan, RunFolder
@@ -78,7 +79,7 @@ def _shared(run: RunFolder, plan: Plan, cells: Iterable[Cell], every: bool) -> d
     return {
         key: part
         for key, part in shared_by(plan, cells).items()
-        if (every or part.is_heavy(plan)) and not part.done(run, plan).is_dir()
+        if (every or part.is_heavy(plan)) and not is_whole(part.done(run, plan))
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from calib import sources
 from calib.readers import read_pool
 from calib.spec import DatasetSpec
-from jobs.claims import build_once
+from jobs.built import build_once
 from jobs.files import combined
 from jobs.plan.inputs import Inputs, pool_identity
 from prune.model import files as models

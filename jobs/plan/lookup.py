@@ -11,6 +11,7 @@ from pathlib import Path
 from calib import sources
 from calib.spec import LOADERS, DatasetSpec
 from cluster.yamlfile import Place, Problem
+from jobs.built import is_whole
 from jobs.demo.text import find as find_demo
 from jobs.evaluate.task_inputs import find_task
 from jobs.evaluate.taskfiles import DEMO, TaskFiles, task_index
@@ -144,7 +145,7 @@ class _Finder:
         if found is None:
             return None
         identity = pool_identity(spec, found.source, combined(found.hashes))
-        return identity if (self.pools / identity).is_dir() else None
+        return identity if is_whole(self.pools / identity) else None
 
     def verify(self, kind: hub.Kind, name: str, files: Sequence[Path] | None, place: Place) -> None:
         """Note what a mirror's manifest says against files of it; None = all that were fetched."""

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from calib.draw import CalibrationSet, draw
 from calib.pool import SEPARATOR, Pool, Tokens
-from jobs.claims import build_once
+from jobs.built import build_once, is_whole
 from jobs.files import read_json
 from jobs.plan.cells import Draw, calibration_science, digest
 from jobs.run import Plan, RunFolder
@@ -89,7 +89,7 @@ class Stages:
         if identity is None:
             raise FileNotFoundError(f"dataset {dataset} is not on this machine; launch again")
         spec = self.plan.inputs.datasets[dataset].spec
-        if spec.generate is not None and not (self.run.artefacts / "pools" / identity).is_dir():
+        if spec.generate is not None and not is_whole(self.run.artefacts / "pools" / identity):
             # before the pool is claimed, so that those who need it write batches, too
             generate.write_batches(self, dataset, model, seqlen)
             free_memory()

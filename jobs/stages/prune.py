@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from calib.draw import CalibrationSet
-from jobs.claims import build_once
+from jobs.built import build_once, is_whole
 from jobs.files import finite
 from jobs.heartbeat import Heartbeat
 from jobs.plan.cells import Cell
@@ -210,10 +210,10 @@ def kept_model(stages: Stages, key: str) -> PreTrainedModel | None:
     cell = stages.plan.cell(key)
     if cell.recipe.name == DENSE:
         return stages.load(cell.model)
-    if stages.run.model(key).is_dir():
+    if is_whole(stages.run.model(key)):
         stages.progress("load", 0, 0)
         return load_model(stages.run.model(key), stages.plan.dtype)
-    if stages.run.masks(key).is_dir() and not cell.recipe.updates_weights:
+    if is_whole(stages.run.masks(key)) and not cell.recipe.updates_weights:
         model = stages.load(cell.model)
         masks = entries(stages.run.masks(key))
         for name, weight in _weights(stages, model):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from jobs import claims
-from jobs.claims import build_once, is_held, take
+from jobs.built import LISTING, build_once, is_whole
+from jobs.claims import is_held, take
 
 SPAWN = multiprocessing.get_context("fork")
 
@@ -132,7 +134,7 @@ def test_four_processes_build_once_and_nobody_sees_half(tmp_path: Path) -> None:
         process.start()
     while any(process.is_alive() for process in processes):
         if target.exists():
-            assert {p.name for p in target.iterdir()} == {"first", "second"}
+            assert {p.name for p in target.iterdir()} == {"first", "second", LISTING}
         time.sleep(0.01)
     assert [process.exitcode for process in processes] == [0] * 4
     assert (tmp_path / "builds").read_text() == "x"
@@ -155,5 +157,29 @@ def test_a_failing_build_leaves_nothing_and_can_be_tried_again(tmp_path: Path) -
 
 
 def test_what_is_there_is_not_built(tmp_path: Path) -> None:
-    (tmp_path / "kind" / "key").mkdir(parents=True)
+    build_once(tmp_path / "kind" / "key", lambda folder: (folder / "first").touch())
     build_once(tmp_path / "kind" / "key", lambda _: pytest.fail("built again"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "listing", "all"])
+def test_what_is_damaged_is_built_again(tmp_path: Path, damage: str) -> None:
+    target = tmp_path / "kind" / "key"
+
+    def build(folder: Path) -> None:
+        (folder / "inside").mkdir()
+        (folder / "inside" / "first").write_text("whole")
+
+    build_once(target, build)
+    assert is_whole(target)
+    if damage == "cut":
+        (target / "inside" / "first").write_text("who")
+    elif damage == "gone":
+        (target / "inside" / "first").unlink()
+    elif damage == "listing":
+        (target / LISTING).write_text("")
+    else:
+        shutil.rmtree(target)
+    assert not is_whole(target)
+    build_once(target, build)
+    assert (target / "inside" / "first").read_text() == "whole"
+    assert [p.name for p in target.parent.iterdir()] == ["key"]
