@@ -52,6 +52,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def stamp_of(path: Path) -> str:
+    """Size and time of change of a file: the same as long as nobody wrote to it."""
+    stat = path.stat()
+    return f"{stat.st_size}|{stat.st_mtime_ns}"
+
+
 def combined(hashes: Iterable[str]) -> str:
     """One hash of several, whatever their order."""
     return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
@@ -64,20 +70,21 @@ class Fingerprints:
         self.path = folder / "files.json"
         self.known: dict[str, str] = read_json(self.path) if self.path.is_file() else {}
         self.changed = False
+        self.asked: dict[str, tuple[str, str]] = {}  # by path: its stamp, and its hash
 
     def of(self, path: Path) -> str:
         """The SHA-256 of one file, hexadecimal."""
-        stat = path.stat()
-        key = f"{path}|{stat.st_size}|{stat.st_mtime_ns}"
+        stamp = stamp_of(path)
+        key = f"{path}|{stamp}"
         if key not in self.known:
             self.known[key] = sha256_of(path)
             self.changed = True
+        self.asked[str(path)] = stamp, self.known[key]
         return self.known[key]
 
     def trust(self, path: Path, sha256: str) -> None:
         """Take another's word for the hash of a file."""
-        stat = path.stat()
-        key = f"{path}|{stat.st_size}|{stat.st_mtime_ns}"
+        key = f"{path}|{stamp_of(path)}"
         if self.known.get(key) != sha256:
             self.known[key] = sha256
             self.changed = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from cluster.container import outermost
 from cluster.yamlfile import Problem
 from jobs.evaluate.task_inputs import TaskInput
 from jobs.evaluate.tasks import Text
+from jobs.files import sha256_of, stamp_of
 from jobs.plan.cells import digest
 
 MOST_FILES = 32
@@ -60,6 +62,7 @@ class Inputs(BaseModel):
         models, datasets, texts, tasks: by name.
         reference: the reference of each model, by name, or None.
         mirror: folder that hub ids resolve in. demo: the demo's collected text.
+        hashed: of each file that was hashed, its size and time of change then, and the hash.
         problems: what is wrong. unresolved: hub ids that are not on this machine.
     """
 
@@ -70,6 +73,7 @@ class Inputs(BaseModel):
     reference: dict[str, str | None] = {}
     mirror: Path | None = None
     demo: Path | None = None
+    hashed: dict[str, tuple[str, str]] = {}
     problems: list[Problem] = Field(default=[], exclude=True)
     unresolved: list[str] = Field(default=[], exclude=True)
 
@@ -96,6 +100,21 @@ class Inputs(BaseModel):
         if spec.select is not None:
             return self._selection(spec, model, dtype, seqlen)
         return entry.identity
+
+    def changed(self, within: Iterable[Path]) -> list[str]:
+        """The hashed files that are, or lie in, one of these and are not any more what they were.
+
+        A file that was only touched, or copied there again, is what it was.
+        """
+        roots = {str(path) for path in within}
+        found = []
+        for name, (stamp, sha256) in self.hashed.items():
+            path = Path(name)
+            if name in roots or not roots.isdisjoint(map(str, path.parents)):
+                now = stamp_of(path) if path.is_file() else None
+                if now != stamp and (now is None or sha256_of(path) != sha256):
+                    found.append(name)
+        return found
 
     @cached_property
     def reads(self) -> tuple[str, ...]:

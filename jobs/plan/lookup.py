@@ -71,6 +71,7 @@ def look_up(grid: Grid, base: Path, out: Path) -> Inputs:
         for i, task in enumerate(grid.evaluate.tasks):
             finder.task(task, ("evaluate", "tasks", i), index)
     fingerprints.save()
+    inputs.hashed = fingerprints.asked
     return inputs
 
 

@@ -6,7 +6,7 @@ Every product is an artefact that cells and runs share, identified by what it is
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -64,12 +64,32 @@ class Stages:
     @cache  # noqa: B019  (one Stages a process, for its whole life)
     def tokenizer(self, model: str) -> PreTrainedTokenizerBase:
         """The tokenizer of a model."""
-        return load_tokenizer(self.folder(model))
+        tokenizer = load_tokenizer(self.folder(model))
+        self.check([self.folder(model)])
+        return tokenizer
 
     def load(self, model: str) -> PreTrainedModel:
         """The dense model, freshly read."""
         self.progress("load", 0, 0)
-        return load_model(self.folder(model), self.plan.dtype)
+        dense = load_model(self.folder(model), self.plan.dtype)
+        self.check([self.folder(model)])
+        return dense
+
+    def check(self, read: Iterable[Path]) -> None:
+        """Make sure that what was just read is what the run was planned with.
+
+        What is computed is known by the content of what it is made from, as it was then.
+
+        Args:
+            read: files, and folders.
+
+        Raises:
+            RuntimeError: some of it changed.
+        """
+        if changed := self.plan.inputs.changed(read):
+            raise RuntimeError(
+                f"{', '.join(changed)} changed since the run was planned; launch the grid again"
+            )
 
     def tokenize(self, model: str) -> Callable[[list[str]], list[list[int]]]:
         """Texts to token ids, without special tokens."""

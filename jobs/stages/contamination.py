@@ -56,7 +56,9 @@ def _text_rows(stages: Stages, name: str, model: str) -> Sequence[str]:
     if text is None:
         return stages.pool(name, model, stages.plan.seqlen).texts
     assert text.source is not None, f"text {name} is not on this machine; launch again"
-    return list(islice(read_rows(text.source), text.spec.max_documents))
+    rows = list(islice(read_rows(text.source), text.spec.max_documents))
+    stages.check(text.source.files)
+    return rows
 
 
 def _task_texts(stages: Stages, name: str) -> list[str]:

@@ -86,6 +86,7 @@ def request_folder(stages: Stages, evaluation: Evaluation, model: str) -> Path:
             stages.tokenizer(model),
             settings,
         )
+        stages.check(task.reads)
 
     return stages.artefact("requests", digest(science), make)
 
@@ -108,6 +109,7 @@ def text_windows(stages: Stages, name: str, model: str) -> tuple[list[Window], b
         assert entry.source is not None, f"text {name} is not on this machine; launch again"
         rows = islice(read_rows(entry.source), entry.spec.max_documents)
         chosen = list(islice(rows, limit))
+        stages.check(entry.source.files)
         return row_windows(chosen, stages.tokenizer(model), longest(stages, model), bos), True
     tokens = _text_tokens(stages, name, model)
     return tokens.windows(plan.seqlen, bos, limit), False
@@ -135,6 +137,7 @@ def _text_tokens(stages: Stages, name: str, model: str) -> TextTokens:
             assert join is not None
             rows = islice(read_rows(entry.source), entry.spec.max_documents)
             pieces = [join.join(rows)]
+            stages.check(entry.source.files)
         TextTokens.of(pieces, stages.tokenizer(model), most).save(folder)
 
     return TextTokens.load(stages.artefact("texts", digest(science), make))

@@ -39,7 +39,9 @@ def build_pool(stages: Stages, dataset: str, model: str, seqlen: int, folder: Pa
     else:
         if entry.source is None:  # a stream's pool, purged since the run was planned
             raise FileNotFoundError(f"the text of {dataset} is not kept any more; launch again")
-        read_pool(entry.source, spec).save(folder)
+        pool = read_pool(entry.source, spec)
+        stages.check(entry.source.files)
+        pool.save(folder)
 
 
 def build_control(stages: Stages, control: str, model: str, seqlen: int, folder: Path) -> None:

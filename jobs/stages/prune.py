@@ -64,6 +64,7 @@ def prune_and_record(stages: Stages, key: str, cell: Cell, beat: Heartbeat) -> P
     seconds = time.monotonic() - started
     beat("load")
     weights.settle()
+    stages.check([stages.folder(cell.model)])  # weights are read while blocks are pruned
     _keep(stages, key, cell, model, beat)
     beat.stop()
     if not stages.run.is_recorded(key):

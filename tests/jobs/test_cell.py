@@ -94,3 +94,40 @@ def test_a_cell_that_is_done_is_left_alone(finished_run: Path) -> None:
     before = record.stat().st_mtime_ns
     assert cell.main([str(finished_run), record.stem]) == 0
     assert record.stat().st_mtime_ns == before
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("name", ["texts/city.jsonl", "model/config.json"])
+def test_what_changes_after_the_plan_is_not_taken_for_what_was_planned(
+    write_grid: Write,
+    corpora: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    from jobs import drive
+
+    shutil.copytree(corpora, tmp_path / "texts")
+    shutil.copytree(tiny_model, tmp_path / "model")
+    grid = write_grid({f"{corpora}/city": f"{tmp_path}/texts/city", str(tiny_model): "model"})
+    whole, planned = drive.to_run, (tmp_path / name).read_text()
+    assert launch.main([str(grid), "--out", str(tmp_path / "first")]) == 0
+
+    def planned_then_changed(*arguments: object) -> object:
+        (tmp_path / name).write_text(planned + planned[-1])
+        return whole(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(drive, "to_run", planned_then_changed)
+    assert launch.main([str(grid), "--out", str(tmp_path / "second")]) == 1
+    assert any(f"{name} changed since" in x for x in causes(tmp_path / "second" / "tiny"))
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text(planned)  # written anew: another time, the same content
+    assert launch.main([str(grid), "--out", str(tmp_path / "second"), "--retry-failed"]) == 0
+    assert _science(tmp_path / "first") == _science(tmp_path / "second")
+
+
+def _science(runs: Path) -> dict[str, object]:
+    read = (json.loads(path.read_text()) for path in (runs / "tiny" / "cells").glob("*.json"))
+    return {record["cell"]: record["calibration"] for record in read}
