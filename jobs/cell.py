@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import resource
 import shutil
 import signal
@@ -33,6 +34,9 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """What asks a cell to stop: Ctrl-C, the end of a job, and Slurm's word that time is nearly up."""
+
+MOST_LETTERS = 200
+"""Of a cause, by which failures are told apart."""
 
 WATCH_SECONDS = 5.0
 """Time between two looks at whether somebody cancelled the run."""
@@ -162,10 +166,17 @@ def describe_failure(error: Exception, beat: Heartbeat) -> dict[str, Any]:
     return {
         "kind": "error",
         "cause": cause,
-        "signature": f"{beat.stage}: {type(error).__name__}",
+        "signature": f"{beat.stage}: {alike(cause)}",
         "traceback": "".join(traceback.format_exception(error)),
         **_where(beat),
     }
+
+
+def alike(cause: str) -> str:
+    """What causes have in common that differ in paths, quoted names, and numbers alone."""
+    return re.sub(r"'[^']*'|\"[^\"]*\"|[\w.~-]*(?:/[\w.@+-]+)+|\d[\d.,]*", "_", cause)[
+        :MOST_LETTERS
+    ]
 
 
 def _describe_timeout(plan: Plan, beat: Heartbeat) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.backend import Ended
-from jobs.files import read_json, write_json
+from jobs.files import write_json
 from jobs.run import RunFolder
 
 REPEATS = 2
@@ -60,7 +60,7 @@ def _in_a_row(run: RunFolder) -> list[str]:
     )
     alike: dict[str, str] = {}
     for _, name in newest:
-        failure = read_json(run.path / "failures" / name)
+        failure = run.read_failure(run.path / "failures" / name)
         if failure["kind"] in ("lost", "cancelled"):
             continue
         alike.setdefault(failure["cell"], failure["signature"])

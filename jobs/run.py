@@ -179,12 +179,15 @@ class RunFolder:
         """The plan of the latest launch.
 
         Raises:
-            FileNotFoundError: this is no run folder.
+            FileNotFoundError: this is no run folder, or its plan cannot be read.
         """
         path = self.path / "plan.json"
         if not path.is_file():
             raise FileNotFoundError(f"{self.path} is no run: it has no plan.json")
-        return Plan.model_validate_json(path.read_text("utf-8"))
+        try:
+            return Plan.model_validate_json(path.read_text("utf-8"))
+        except ValueError as error:
+            raise FileNotFoundError(f"{path} is damaged; launch the grid again") from error
 
     def record(self, cell: str) -> Path:
         """What came of pruning a cell."""
@@ -256,6 +259,8 @@ class RunFolder:
             stop: dict[str, Any] = read_json(self.stop)
         except FileNotFoundError:
             return None
+        except ValueError:
+            return {"reason": "held", "cause": f"{self.stop} is damaged, and may have said so"}
         return stop
 
     def is_recorded(self, key: str) -> bool:
@@ -311,8 +316,18 @@ class RunFolder:
         """The failed attempts of a cell, oldest first."""
         found: list[dict[str, Any]] = []
         while (path := self.failure(cell, len(found) + 1)).is_file():
-            found.append(read_json(path))
+            found.append(self.read_failure(path))
         return found
+
+    def read_failure(self, path: Path) -> dict[str, Any]:
+        """What is kept of one failed attempt; where that is damaged, of unknown cause."""
+        try:
+            failure: dict[str, Any] = read_json(path)
+        except ValueError:
+            cause = f"{path} is damaged: what went wrong is not known any more"
+            failure = {"kind": "lost", "cause": cause, "signature": "damaged", "log": None}
+            failure |= {"cell": path.name.partition(".")[0], "stage": None}
+        return failure
 
     def failure(self, cell: str, attempt: int) -> Path:
         """Why one attempt of a cell failed; they are counted from 1."""

@@ -96,7 +96,10 @@ def _obstacles(run: RunFolder, queued: int) -> list[str]:
     stop = run.read_stop()
     if stop is not None and queued:
         return [f"{stop['reason']}: {stop['cause']}; launch again to run what is left"]
-    launch: dict[str, Any] = read_json(run.launch) if run.launch.is_file() else {}
+    try:
+        launch: dict[str, Any] = read_json(run.launch)
+    except (FileNotFoundError, ValueError):  # never launched, or damaged: nothing to ask Slurm for
+        launch = {}
     if not queued or launch.get("profile", {}).get("backend") != "slurm":
         return []
     from cluster.squeue import AwayError, queue, stuck

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from cluster.backend import Ended, Job
-from jobs import claims
+from jobs import cell, claims, status
+from jobs.cell import alike
 from jobs.drive import Driver, State
 from jobs.failures import (
     IN_A_ROW,
@@ -286,3 +287,47 @@ def test_a_stopped_run_starts_nothing(driver: Callable[..., Any], run: RunFolder
     write_json(run.stop, {"reason": "cancelled", "cause": "by a test"})
     assert not made.step()
     assert len(made.state.queued) == 6
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("OSError: [Errno 28] No space left on device: '/runs/a/b'", "", True),
+        (
+            "OutOfMemoryError: tried to allocate 2.50 GiB",
+            "OutOfMemoryError: tried to allocate 8 GiB",
+            True,
+        ),
+        ("RuntimeError: /data/a-1.jsonl changed", "RuntimeError: texts/b.jsonl changed", True),
+        ("ValueError: block 3, linear q_proj: NaN", "ValueError: experts cannot be pruned", False),
+    ],
+)
+def test_causes_are_alike_but_for_paths_names_and_numbers(one: str, other: str, same: bool) -> None:
+    assert (alike(one) == alike(other or one.replace("/a/b", "/c"))) is same
+
+
+def test_a_damaged_record_of_a_failure_is_of_unknown_cause(run: RunFolder) -> None:
+    attempts(run, "a", failure("error"))
+    path = run.failure("a", 1)
+    path.write_text(path.read_text()[:-10])
+    (found,) = run.failures("a")
+    assert str(path) in found["cause"]
+    assert not keeps_failing(run, "a")
+    attempts(run, "a", failure("error"))
+    assert len(run.failures("a")) == 2
+
+
+def test_a_damaged_plan_or_stop_is_said_to_be_so(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.path.mkdir(parents=True)
+    (run.path / "plan.json").write_text("{")
+    for command in (status.main, lambda a: cell.main([*a, "x"])):
+        with pytest.raises(SystemExit) as end:
+            command([str(run.path)])
+        assert end.value.code == 2
+    assert "plan.json is damaged; launch the grid again" in capsys.readouterr().err
+    run.stop.write_text("")
+    stop = run.read_stop()
+    assert stop is not None
+    assert "stop.json is damaged" in stop["cause"]
