@@ -9,7 +9,10 @@ from calib.spec import builtin_datasets
 from cluster.yamlfile import Place, Problem, choices
 from jobs.evaluate.tasks import perplexity_texts
 from jobs.plan.grid import AXES, Block, Grid
+from jobs.store.views import TAKEN, perplexity_columns
 from prune.recipe import DENSE
+
+RENAME = "give it another name, a task in its file, a text under datasets"
 
 
 def name_problems(grid: Grid) -> Iterator[Problem]:
@@ -52,7 +55,38 @@ def name_problems(grid: Grid) -> Iterator[Problem]:
                 f"unknown text {name!r}; " + choices(name, sorted({*texts, *names})),
             )
 
+    yield from _columns(grid)
     yield from _primary(grid)
+
+
+def _columns(grid: Grid) -> Iterator[Problem]:
+    """Figures that would share a column of the results: SQL tells no capitals from small letters.
+
+    A text counts with both columns that it may have.
+    """
+    figures: list[tuple[Place, str, tuple[str, ...]]] = [
+        (("evaluate", "tasks", i), task.name, (task.name,))
+        for i, task in enumerate(grid.evaluate.tasks)
+    ]
+    figures += [
+        (("evaluate", "perplexity", i), name, perplexity_columns(name))
+        for i, name in enumerate(grid.evaluate.perplexity)
+    ]
+    owner: dict[str, str] = {}
+    for place, name, columns in figures:
+        for column in map(str.lower, columns):
+            if column in TAKEN:
+                yield Problem(place, f"{name!r} is a column that all results have; {RENAME}")
+            elif column in owner:
+                yield Problem(
+                    place,
+                    f"{name!r} and {owner[column]!r} would both be the column {column} of the "
+                    f"results, whatever their capitals; {RENAME}",
+                )
+            else:
+                owner[column] = name
+                continue
+            break
 
 
 def _primary(grid: Grid) -> Iterator[Problem]:

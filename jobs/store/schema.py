@@ -389,10 +389,16 @@ def merge(table: str, source: str) -> str:
 def comments(relation: str, columns: Mapping[str, str]) -> list[str]:
     """The statements that put comments on the columns of a table or view."""
     return [
-        f'COMMENT ON COLUMN {relation}."{name}" IS {quoted(text)}' for name, text in columns.items()
+        f"COMMENT ON COLUMN {relation}.{identifier(name)} IS {quoted(text)}"
+        for name, text in columns.items()
     ]
 
 
 def quoted(text: str) -> str:
     """A text as SQL writes it."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    """A name of a column as SQL writes it, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'

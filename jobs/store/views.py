@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jobs.store.schema import TABLES, comments, quoted
+from jobs.store.schema import TABLES, comments, identifier, quoted
 
 RESULT_COLUMNS = (
     "cell, run, model, dataset, pruner, recipe, sparsity, pattern, size, seed, seqlen, sampler, "
     "dtype, status, achieved_sparsity, model_sparsity"
 )
 
+FIXED = {name: TABLES["cells"][1][name][1] for name in RESULT_COLUMNS.split(", ")} | {
+    "similarity": "Jaccard of the dataset and the reference",
+    "similarity_se": "its standard error",
+    "quality": "editorial quality of the windows drawn; see documents",
+    "mean_accuracy": "mean of the tasks; NULL where one is missing",
+    "gpu_seconds": TABLES["cells"][1]["gpu_seconds"][1],
+    "replicate": TABLES["cells"][1]["replicate"][1],
+}
+"""The columns of `results` that every grid has, with their comments."""
 
 LOWER_IS_BETTER = ("perplexity", "corpus_perplexity", "word_perplexity", "byte_perplexity")
 """Metrics of which less is better; lm-eval's names, and ours."""
@@ -24,6 +33,9 @@ SCORES = {
     "value": "its value",
 }
 
+TAKEN = frozenset({*FIXED, *SCORES})
+"""What no figure may be called: queries join the two views."""
+
 
 def create_views(tasks: Sequence[tuple[str, str]], texts: Sequence[tuple[str, str]]) -> list[str]:
     """The statements that create the views `results` and `scores`, with comments.
@@ -36,19 +48,10 @@ def create_views(tasks: Sequence[tuple[str, str]], texts: Sequence[tuple[str, st
     figures += [(_perplexity_column(name, metric), metric) for name, metric in texts]
     listed = " UNION ".join(  # a cell of two names has its figures once
         f"SELECT cell, {i} AS number, {quoted(name)} AS score, "
-        f'{metric in LOWER_IS_BETTER} AS lower_is_better, "{name}" AS value FROM results'
+        f"{metric in LOWER_IS_BETTER} AS lower_is_better, {identifier(name)} AS value FROM results"
         for i, (name, metric) in enumerate(figures)
     )
-    known = {name: TABLES["cells"][1][name][1] for name in RESULT_COLUMNS.split(", ")}
-    known |= {
-        "similarity": "Jaccard of the dataset and the reference",
-        "similarity_se": "its standard error",
-        "quality": "editorial quality of the windows drawn; see documents",
-        "mean_accuracy": "mean of the tasks; NULL where one is missing",
-        "gpu_seconds": TABLES["cells"][1]["gpu_seconds"][1],
-        "replicate": TABLES["cells"][1]["replicate"][1],
-    }
-    known |= {name: f"{metric}, see metrics" for name, metric in figures[1:]}
+    known = FIXED | {name: f"{metric}, see metrics" for name, metric in figures[1:]}
     return [
         _create_results(tasks, texts),
         "COMMENT ON VIEW results IS 'One row a cell of the latest grid, and name of it'",
@@ -66,16 +69,12 @@ def _create_results(tasks: Sequence[tuple[str, str]], texts: Sequence[tuple[str,
             f"AND m.metric = {quoted(metric)})"
         )
 
-    columns = [f'{figure(name, metric)} AS "{name}"' for name, metric in tasks]
-    columns += [
-        f'{figure(name, metric)} AS "{_perplexity_column(name, metric)}"' for name, metric in texts
-    ]
-    figures = ", ".join(["c.cell", *columns])
-    accuracies = [name for name, metric in tasks if _is_accuracy(metric)]
-    mean = " + ".join(f's."{name}"' for name in accuracies)
-    mean = f"({mean}) / {len(accuracies)}" if accuracies else "NULL::DOUBLE"
-    shown = "".join(f', s."{name}"' for name, _ in tasks)
-    shown += "".join(f', s."{_perplexity_column(name, metric)}"' for name, metric in texts)
+    named = [(name, figure(name, metric)) for name, metric in tasks]
+    named += [(_perplexity_column(name, metric), figure(name, metric)) for name, metric in texts]
+    figures = ", ".join(["c.cell", *(f"{value} AS {identifier(name)}" for name, value in named)])
+    accuracies = [f"s.{identifier(name)}" for name, metric in tasks if _is_accuracy(metric)]
+    mean = f"({' + '.join(accuracies)}) / {len(accuracies)}" if accuracies else "NULL::DOUBLE"
+    shown = "".join(f", s.{identifier(name)}" for name, _ in named)
     return f"""
 CREATE OR REPLACE VIEW results AS
 WITH figures AS (
@@ -103,7 +102,8 @@ JOIN figures s USING (cell)
 LEFT JOIN qualities q ON q.calibration = c.calibration
 LEFT JOIN similarity j ON j.cell = c.cell AND j.measure = 'jaccard'
 WHERE c.in_grid
-ORDER BY model, pruner <> 'dense', recipe, pattern, sparsity, dataset, size, seed, c.replicate
+ORDER BY c.model, c.pruner <> 'dense', c.recipe, c.pattern, c.sparsity, c.dataset, c.size, c.seed,
+    c.replicate
 """
 
 
@@ -112,6 +112,10 @@ def _is_accuracy(metric: str) -> bool:
     return "perplexity" not in metric and metric not in ("bits_per_byte", "brier_score")
 
 
+def perplexity_columns(text: str) -> tuple[str, str]:
+    """The columns of `results` that a text may have: its perplexity, and over its whole corpus."""
+    return f"ppl_{text}", f"ppl_{text}_corpus"
+
+
 def _perplexity_column(text: str, metric: str) -> str:
-    """The column of `results` that a perplexity has."""
-    return f"ppl_{text}" if metric == "perplexity" else f"ppl_{text}_corpus"
+    return perplexity_columns(text)[metric != "perplexity"]

@@ -337,3 +337,11 @@ def test_replicates_are_cells_of_their_own_only_from_the_second_on() -> None:
     assert set(once.cells) < set(thrice.cells)
     assert len(thrice.cells) == 1 + 3 * (len(once.cells) - 1)
     assert sorted({thrice.cell(key).replicate for key in thrice.cells}) == [0, 1, 2]
+
+
+def test_names_that_sql_has_to_quote(tmp_path: Path) -> None:
+    plan = make_plan(evaluate={"tasks": ['say "a b"'], "perplexity": ["a"]})
+    run = write_run(tmp_path / "written", plan, outcomes)
+    assert collect(run) == []
+    name = schema.identifier('say "a b"')
+    assert query(run, f"SELECT count({name}) FROM results") == [(8,)]

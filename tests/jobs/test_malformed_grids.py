@@ -54,6 +54,18 @@ MISTAKES: list[tuple[str, str, str | None, list[str]]] = [
     ("limit: 6", "max_length: 500", None, ["500 tokens", "128 positions"]),
     ("perplexity: [farm]", "perplexity: [wikitex]", None, ["'wikitex'", "'wikitext'"]),
     ("perplexity: [farm]", "tasks: [arc_eazy]", None, ["'arc_eazy'", "arc_easy"]),
+    (
+        "perplexity: [farm]",
+        "tasks: [{name: Quality, path: a.yaml}]",
+        None,
+        ["'Quality'", "column", "another name"],
+    ),
+    (
+        "perplexity: [farm]",
+        "tasks: [{name: PPL_farm, path: a.yaml}]\n  perplexity: [farm]",
+        None,
+        ["'PPL_farm'", "'farm'", "ppl_farm", "another name"],
+    ),
     ("keep: none", "keep: everything", None, ["'everything'", "masks"]),
     ("keep: none", "mirror: /not/there", None, ["/not/there"]),
     ("keep: none", "exclude: [{prunner: wanda}]", None, ["prunner", "'pruner'"]),
