@@ -97,9 +97,15 @@ class YamlFile:
     def error(self, problems: Iterable[Problem]) -> InputError:
         """The problems as one error, in the order of the file."""
         numbered = [(self.line(p.place), ".".join(map(str, p.place)), p.message) for p in problems]
-        numbered.sort(key=lambda x: int(x[0].rpartition(":")[2]) if x[0][-1:].isdigit() else 0)
+        numbered.sort(key=lambda x: _number(x[0]))
         lines = [f"{line}: {place + ': ' if place else ''}{text}" for line, place, text in numbered]
         return InputError(list(dict.fromkeys(lines)))
+
+
+def _number(line: str) -> int:
+    """The number in `file:line`; 0 where there is none."""
+    number = line.rpartition(":")[2] if ":" in line else ""
+    return int(number) if number.isdecimal() else 0
 
 
 def _syntax(path: Path, error: YAMLError) -> str:

@@ -100,7 +100,7 @@ Axis = Annotated[Values[T], AfterValidator(_once)]
 """One value of an axis, or a list of them without repeats."""
 
 PositiveInt = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a BIGINT of the database
 Sampler = Literal["stream", "document"]
 
 

@@ -93,8 +93,9 @@ def _primary(grid: Grid) -> Iterator[Problem]:
     """A comparison by a figure that the grid does not measure."""
     scores = [task.name for task in grid.evaluate.tasks]
     figures = ["mean_accuracy", *scores, *(f"ppl_{name}" for name in grid.evaluate.perplexity)]
-    primary = grid.compare.primary.removesuffix("_corpus")
-    if "primary" in grid.compare.model_fields_set and primary not in figures:
+    primary = grid.compare.primary
+    known = primary in figures or primary.removesuffix("_corpus") in figures
+    if "primary" in grid.compare.model_fields_set and not known:
         yield Problem(
             ("compare", "primary"),
             f"{grid.compare.primary!r} is not measured here; " + choices(primary, figures),

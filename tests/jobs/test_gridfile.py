@@ -128,3 +128,23 @@ def test_overrides_replace_values_and_take_lists(write_grid: Write) -> None:
 
 def test_an_override_that_is_wrong_is_named(write_grid: Write) -> None:
     assert refusal(write_grid(), "cells.size=0").startswith("--set cells.size: ")
+
+
+def test_an_item_set_by_its_number_is_named_like_any_other(write_grid: Write) -> None:
+    message = refusal(write_grid({"sparsity: 0.5": "sparsity: [0.5, 0.6]"}), "cells.sparsity.0=50")
+    assert message.startswith("--set cells.sparsity.0: ")
+    assert "0.5" in message
+
+
+def test_a_grid_file_may_end_in_a_number(write_grid: Write) -> None:
+    path = write_grid({"name: tiny\n": ""})
+    assert "missing" in refusal(path.rename(path.with_name("grid2")))
+
+
+def test_a_dataset_named_corpus_is_compared_by_its_perplexity(write_grid: Write) -> None:
+    path = write_grid({"keep: none": "compare: {primary: ppl_my_corpus}"})
+    path.write_text(path.read_text().replace("farm:", "my_corpus:").replace("farm]", "my_corpus]"))
+    path.write_text(
+        path.read_text().replace("[farm,", "[my_corpus,").replace(": farm\n", ": city\n")
+    )
+    assert plan_grid(path, [], path.parent / "out").cells

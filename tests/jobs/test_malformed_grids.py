@@ -30,6 +30,7 @@ MISTAKES: list[tuple[str, str, str | None, list[str]]] = [
     ("size: 4", "size: [4, 4]", None, ["listed twice", "4"]),
     ("size: 4", "size: 100000", None, ["100000", "3,200,000", "tokens"]),
     ("seed: [0, 1]", "seed: [-1]", None, ["-1"]),
+    ("seed: [0, 1]", f"seed: [{2**63}]", None, [str(2**63), "less than"]),
     (
         "seed: [0, 1]",
         "seed: [0, 1]\n  zip: [size, seed]",
