@@ -28,7 +28,7 @@ from cluster.driver import misfit
 from jobs.claims import take
 from jobs.failures import record_failure, worth_another
 from jobs.heartbeat import Heartbeat
-from jobs.run import Plan, RunFolder
+from jobs.run import Plan, RunFolder, UnreadablePlanError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     run = RunFolder(options.run)
     try:
         plan = run.read_plan()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, UnreadablePlanError) as error:
         parser.error(str(error))
     unknown = [key for key in options.cell if key not in plan.cells]
     if unknown:

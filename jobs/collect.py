@@ -20,7 +20,7 @@ from pathlib import Path
 
 from jobs.claims import take
 from jobs.files import unique_suffix
-from jobs.run import RunFolder
+from jobs.run import RunFolder, UnreadablePlanError
 from jobs.store import comparisons, merge
 from jobs.store.readback import Damaged, Damages
 
@@ -40,10 +40,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(describe(run, file), file=sys.stderr)
     print(run.database)
     return 1 if damaged else 0
-
-
-class UnreadablePlanError(ValueError):
-    """The plan of a run is damaged, or was written by another version."""
 
 
 def describe(run: RunFolder, damaged: Damaged) -> str:
@@ -71,13 +67,7 @@ def collect(
         FileNotFoundError: this is no run folder.
         UnreadablePlanError: its plan cannot be read.
     """
-    try:
-        plan = run.read_plan()
-    except ValueError as error:
-        cause = str(error).split("\n", 1)[0]
-        raise UnreadablePlanError(
-            f"{run.path / 'plan.json'} cannot be read ({cause}); launching the grid again writes it"
-        ) from error
+    plan = run.read_plan()
     with _only_collector(run, say):
         state = merge.state_of(run, plan)
         if merge.is_current(run.database, state, compare):

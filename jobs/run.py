@@ -155,6 +155,10 @@ class Plan(BaseModel):
             yield Evaluation("text", name, settings)
 
 
+class UnreadablePlanError(ValueError):
+    """The plan of a run is damaged, or was written by another version."""
+
+
 class RunFolder:
     """The files of a run, by what they are."""
 
@@ -179,7 +183,8 @@ class RunFolder:
         """The plan of the latest launch.
 
         Raises:
-            FileNotFoundError: this is no run folder, or its plan cannot be read.
+            FileNotFoundError: this is no run folder.
+            UnreadablePlanError: its plan cannot be read.
         """
         path = self.path / "plan.json"
         if not path.is_file():
@@ -187,7 +192,10 @@ class RunFolder:
         try:
             return Plan.model_validate_json(path.read_text("utf-8"))
         except ValueError as error:
-            raise FileNotFoundError(f"{path} is damaged; launch the grid again") from error
+            cause = str(error).split("\n", 1)[0]
+            raise UnreadablePlanError(
+                f"{path} cannot be read ({cause}); launching the grid again writes it"
+            ) from error
 
     def record(self, cell: str) -> Path:
         """What came of pruning a cell."""

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from jobs.claims import held
 from jobs.files import read_json
-from jobs.run import Plan, RunFolder
+from jobs.run import Plan, RunFolder, UnreadablePlanError
 
 MOST_RUNNING = 40
 """Running cells that are listed one by one."""
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     run = RunFolder(parser.parse_args(arguments).run)
     try:
         plan = run.read_plan()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, UnreadablePlanError) as error:
         parser.error(str(error))
     console = Console(width=None if sys.stdout.isatty() else 120)
     states = states_of(run, plan)
