@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 
 from calib.spec import positions
-from cluster.yamlfile import Place, Problem
+from cluster.yamlfile import Place, Problem, choices
 from jobs.files import read_json
 from jobs.plan import modelfiles
 from jobs.plan.cells import Cell
 from jobs.plan.grid import Grid
 from jobs.plan.inputs import Inputs
+from prune.model.skip import OPENLM_PARTS, skipped
 from prune.pattern import Pattern
 
 
@@ -79,8 +79,9 @@ def width_problems(grid: Grid, cells: Iterable[Cell], inputs: Inputs) -> Iterato
     wanted = {(c.model, c.pattern) for c in cells if c.pattern != "unstructured"}
     for model, pattern in sorted(wanted):
         folder, m = inputs.models[model].folder, Pattern.parse(pattern).m
-        widths = _matrix_widths(folder, grid.pruning.skip) if folder is not None else {}
-        wrong = {name: width for name, width in widths.items() if width % m}
+        widths = _matrix_widths(folder, grid.pruning.fused) if folder is not None else {}
+        left = {n: w for n, w in widths.items() if not skipped(n, grid.pruning.skip)}
+        wrong = {name: width for name, width in left.items() if width % m}
         if wrong:
             listed = ", ".join(f"{n} ({w})" for n, w in sorted(wrong.items())[:6])
             yield Problem(
@@ -90,13 +91,57 @@ def width_problems(grid: Grid, cells: Iterable[Cell], inputs: Inputs) -> Iterato
             )
 
 
-def _matrix_widths(folder: Path, skip: Iterable[str]) -> dict[str, int]:
-    """Inputs of every weight matrix inside a block, by its name there, from the file headers."""
-    inputs = 0 if read_json(folder / "config.json").get("model_type") in TRANSPOSED else 1
+def skip_problems(grid: Grid, inputs: Inputs) -> Iterator[Problem]:
+    """Patterns of `pruning.skip` that match nothing in any model, or leave nothing to prune."""
+    skip, fused = grid.pruning.skip, grid.pruning.fused
+    folders = {name: model.folder for name, model in inputs.models.items()} if skip else {}
+    for model, folder in folders.items():
+        names = list(_matrix_widths(folder, fused)) if folder is not None else []
+        if names and all(skipped(name, skip) for name in names):
+            listed = ", ".join(names[:MOST_NAMES]) + ", ..." * (len(names) > MOST_NAMES)
+            message = f"leaves nothing of {model} to prune; its projections are: {listed}"
+            yield Problem(("pruning", "skip"), message)
+    known: dict[str, None] = {}
+    for folder in folders.values():
+        found = {} if folder is None else _block_weights(folder)
+        if folder is None or any(re.search(EXPERT, name) for name in found):
+            return  # the names that the model will have are not known
+        known |= dict.fromkeys([*_matrix_widths(folder, fused), *found])
+    for i, pattern in enumerate(skip):
+        if not any(skipped(n, [pattern]) or skipped(f"{n}.weight", [pattern]) for n in known):
+            message = f"{pattern!r} matches no projection of a block; " + choices(pattern, [*known])
+            yield Problem(("pruning", "skip", i), f"{message}; * stands for any letters")
+
+
+MOST_NAMES = 12
+"""Projections that a message lists."""
+
+EXPERT = r"\.experts\.\d+\."
+"""In names of experts that files hold one by one; transformers joins and renames those."""
+
+
+def _matrix_widths(folder: Path, fused: str) -> dict[str, int]:
+    """Inputs of every weight matrix inside a block, by its name there.
+
+    With `fused` "split", the parts of fused projections instead of these.
+    """
+    kind = read_json(folder / "config.json").get("model_type")
+    parts = OPENLM_PARTS if kind == "openlm" and fused == "split" else {}
+    inputs = 0 if kind in TRANSPOSED else 1
     widths: dict[str, int] = {}
-    for path in folder.glob("*.safetensors"):
-        for name, entry in modelfiles.header(path).items():
-            inside = re.search(r"\.\d+\.(.+)\.weight$", name)  # after the number of the block
-            if inside and len(entry["shape"]) == 2:
-                widths[inside[1]] = entry["shape"][inputs]
-    return {n: w for n, w in widths.items() if not any(fnmatch(n, s) for s in skip)}
+    for name, shape in _block_weights(folder).items():
+        if len(shape) == 2:
+            names = [f"{name}[{p}]" for p in parts.get(name.rpartition(".")[2], ())] or [name]
+            widths |= dict.fromkeys(names, shape[inputs])
+    return widths
+
+
+def _block_weights(folder: Path) -> dict[str, list[int]]:
+    """Shapes of all that has two dimensions or more inside a block, from the file headers."""
+    shapes: dict[str, list[int]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        for tensor, entry in modelfiles.header(path).items():
+            inside = re.search(r"\.\d+\.(.+)$", tensor)  # after the number of the block
+            if inside and len(entry["shape"]) > 1:
+                shapes[inside[1].removesuffix(".weight")] = entry["shape"]
+    return shapes

@@ -23,6 +23,7 @@ from jobs.plan.model_checks import (
     bos_problems,
     generation_problems,
     length_problems,
+    skip_problems,
     width_problems,
 )
 from jobs.run import OtherName, Plan
@@ -63,6 +64,7 @@ def plan_grid(path: Path, overrides: list[str], out: Path) -> Planned:
     inputs = look_up(grid, path.resolve().parent, out)
     problems += [*name_problems(grid), *inputs.problems]
     if not problems:
+        problems += skip_problems(grid, inputs)
         problems += width_problems(grid, cells, inputs)
         problems += length_problems(grid, cells, inputs)
         problems += generation_problems(grid, inputs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from prune.model.skip import skipped
 from prune.model.weights import BlockWeights
 
 
@@ -86,13 +86,13 @@ def block_linears(block: nn.Module, skip: Sequence[str] = (), fused: str = "spli
 
     Args:
         block: a decoder block.
-        skip: name patterns (`*` and `?`) of projections to leave alone.
+        skip: name patterns of projections to leave alone; see `prune.model.skip`.
         fused: "split" prunes the parts of a fused projection that the module names
             (`fused_parts`: part name to rows) one by one, "whole" as one matrix.
     """
     found = [(n, m) for n, m in block.named_modules() if isinstance(m, nn.Linear | Conv1D)]
     linears = [part for name, module in found for part in _parts(block, name, module, fused)]
-    return [x for x in linears if not _skipped(x.name, skip)]
+    return [x for x in linears if not skipped(x.name, skip)]
 
 
 def _strange_weights(block: nn.Module, skip: Sequence[str]) -> list[str]:
@@ -104,12 +104,8 @@ def _strange_weights(block: nn.Module, skip: Sequence[str]) -> list[str]:
         if parameter.dim() > 1
         and min(parameter.shape) > 1
         and id(parameter) not in known
-        and not _skipped(name, skip)
+        and not skipped(name, skip)
     ]
-
-
-def _skipped(name: str, skip: Sequence[str]) -> bool:
-    return any(fnmatch(name, pattern) for pattern in skip)
 
 
 def _parts(block: nn.Module, name: str, module: nn.Linear | Conv1D, fused: str) -> Iterator[Linear]:

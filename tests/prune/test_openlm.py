@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from prune.model.blocks import block_linears
 from prune.model.openlm import OpenLMForCausalLM, OpenLMRotary, register
 from prune.model.openlm_config import OpenLMConfig
+from prune.model.skip import OPENLM_PARTS
 
 SIZES = {"dim": 64, "n_layers": 3, "n_heads": 4, "vocab_size": 97, "seq_len": 32}
 KINDS = ("rotary", "head_rotary")
@@ -419,8 +421,16 @@ def test_fused_parts_cover_the_fused_weights() -> None:
         for name, parts in owner.fused_parts.items():
             rows = [r for part in parts.values() for r in range(part.start, part.stop)]
             assert rows == list(range(getattr(owner, name).out_features))
-    assert list(block.attention.fused_parts["in_proj"]) == ["q", "k", "v"]
-    assert list(block.feed_forward.fused_parts["w12"]) == ["gate", "up"]
+    tables = block.attention.fused_parts | block.feed_forward.fused_parts
+    assert {name: tuple(parts) for name, parts in tables.items()} == OPENLM_PARTS
+
+
+@pytest.mark.parametrize("skip", ["attention.in_proj[q]", "*[q]"])
+def test_a_part_is_skipped_by_its_name_and_all_parts_by_that_of_the_whole(skip: str) -> None:
+    block = tiny().model.layers[0]
+    left = [x.name for x in block_linears(block, [skip]) if "in_proj" in x.name]
+    assert left == ["attention.in_proj[k]", "attention.in_proj[v]"]
+    assert not any("in_proj" in x.name for x in block_linears(block, ["*.in_proj"]))
 
 
 def test_registering_twice_is_harmless() -> None:
