@@ -8,7 +8,7 @@ averaged over the datasets that both were run on.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -18,8 +18,11 @@ import numpy as np
 from analysis.blocks import Block
 from analysis.scores import Cell, Outcomes
 
-SETTING = ("model", "recipe", "pattern", "sparsity", "size", "seqlen", "dataset")
+SETTING = ("model", "recipe", "pattern", "sparsity", "size", "seqlen", "sampler", "dataset")
 """What a comparison holds fixed, but for the axis that it compares."""
+
+BUT_DATA = tuple(n for n in SETTING if n not in ("sampler", "dataset"))
+"""The same without the text and how it is drawn."""
 
 PAIRED = ("recipe", "sparsity", "pattern", "size")
 """Axes that share their draws."""
@@ -48,7 +51,7 @@ class Pair:
     @property
     def family(self) -> tuple[Any, ...]:
         """Equal for pairs that are judged together."""
-        return self.axis, self.setting.get("sampler"), *map(self.setting.get, SETTING)
+        return self.axis, *map(self.setting.get, SETTING)
 
     @property
     def siblings(self) -> tuple[Any, ...]:
@@ -101,19 +104,35 @@ def strata(cells: Sequence[Cell], names: Sequence[str]) -> dict[tuple[Any, ...],
 
 
 def _dataset_pairs(cells: Sequence[Cell]) -> Iterator[Pair]:
-    names = [n for n in SETTING if n != "dataset"]
-    for values, members in strata(cells, names).items():
+    for values, members in strata(cells, BUT_DATA).items():
         arms = strata(members, ("dataset", "sampler"))
         together = {  # datasets that were drawn with one sampler both
             frozenset((d, e)) for (d, s), (e, t) in combinations(arms, 2) if s == t
         }
-        several = len({sampler for _, sampler in arms}) > 1
+        groups = by_sampler(members)
         for (a, s), (b, t) in combinations(arms, 2):
             if a == b or (s != t and frozenset((a, b)) in together):
                 continue
-            setting = dict(zip(names, values, strict=True))
-            a_name, b_name = (f"{a} ({s})", f"{b} ({t})") if several else (a, b)
+            label = _joined((s, t)) if len(groups) > 1 else next(iter(groups))
+            setting = dict(zip(BUT_DATA, values, strict=True)) | {"sampler": label}
+            a_name, b_name = (a, b) if s == t else (f"{a} ({s})", f"{b} ({t})")
             yield Pair("dataset", a_name, b_name, setting, tuple(arms[a, s]), tuple(arms[b, t]))
+
+
+def by_sampler(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """The cells whose datasets are compared with each other, by sampler.
+
+    Where each dataset has one sampler but not all the same, as in the study's own mix, they are
+    compared across samplers; where a dataset was drawn in several ways, within each.
+    """
+    ways = {(c.dataset, c.sampler) for c in cells}
+    if len(ways) > len({dataset for dataset, _ in ways}):
+        return {str(sampler): group for (sampler,), group in strata(cells, ("sampler",)).items()}
+    return {_joined(sampler for _, sampler in ways): list(cells)}
+
+
+def _joined(samplers: Iterable[str | None]) -> str:
+    return ", ".join(sorted({str(sampler) for sampler in samplers}))
 
 
 def _free_pairs(axis: str, cells: Sequence[Cell]) -> Iterator[Pair]:
@@ -130,10 +149,9 @@ def _paired_axis(axis: str, cells: Sequence[Cell]) -> Iterator[Pair]:
     names = [n for n in SETTING if n not in (axis, "dataset")]
     with_data = [c for c in cells if c.dataset is not None]
     free = [c for c in cells if c.dataset is None]  # stands for every dataset, size and seqlen
-    settings = strata(with_data, [*names, "sampler"])
-    for values, members in settings.items():
-        setting = dict(zip([*names, "sampler"], values, strict=True))
-        same = [n for n in names if n not in ("size", "seqlen")]
+    for values, members in strata(with_data, names).items():
+        setting = dict(zip(names, values, strict=True))
+        same = [n for n in names if n not in ("size", "seqlen", "sampler")]
         fitting = [c for c in free if all(getattr(c, n) == setting[n] for n in same)]
         arms = strata([*members, *(fitting if axis != "size" else [])], (axis,))
         for (a,), (b,) in combinations(arms, 2):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import stdev
@@ -30,6 +30,9 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8
 MARKERS = "osD^vPX*"
 COLUMNS, PANEL = 3, (3.3, 2.6)
 """Panels beside each other, and the inches of each."""
+
+DRAWN = {"model": "{}", "size": "{} windows", "seqlen": "{} tokens", "sampler": "{}"}
+"""What tells panels apart beside the pruner, the sparsity and the pattern, in words."""
 
 MOST_PANELS = 60
 """Of one figure; a larger grid shows the first settings of its order."""
@@ -88,27 +91,40 @@ def write(results: Results, metric: Metric, out: Path) -> list[Path]:
 
 def gaps(results: Results, metric: Metric) -> Figure | None:
     """Gap between the best and the worst dataset, by sparsity and pattern; a line a pruner."""
-    conditions = [c for c in results.conditions(metric) if len(c.scores) > 1]
-    if not conditions:
+    groups: dict[tuple[Any, ...], list[Condition]] = defaultdict(list)
+    for c in results.conditions(metric):
+        if len(c.scores) > 1:
+            groups[tuple(c.where[name] for name in DRAWN)].append(c)
+    if not groups:
         return None
+    figure, panels = _panels(len(groups), width=1.7 if len(groups) == 1 else 1.0)
+    for axes, conditions in zip(panels, groups.values(), strict=False):
+        _gaps(axes, conditions, results, metric)
+        if len(groups) > 1:
+            axes.set_title(", ".join(_drawn(conditions[0].where, results)), fontsize=8.5)
+    return figure
+
+
+def _gaps(axes: Axes, conditions: Sequence[Condition], results: Results, metric: Metric) -> None:
+    """One panel of `gaps`."""
     places = sorted(
         {(c.where["pattern"], c.where["sparsity"]) for c in conditions},
         key=lambda p: (p[0] != "unstructured", p[0], p[1]),
     )
-    figure, (axes,) = _panels(1, width=1.7)
     labels = recipe_labels(r["recipe"] for r in results.rows)
     for i, recipe in enumerate(dict.fromkeys(c.where["recipe"] for c in conditions)):
-        found: dict[tuple[str, float], list[float]] = defaultdict(list)
-        for c in conditions:
-            if c.where["recipe"] == recipe:
-                found[c.where["pattern"], c.where["sparsity"]].append(c.gap(metric))
+        found = {
+            (c.where["pattern"], c.where["sparsity"]): c.gap(metric)
+            for c in conditions
+            if c.where["recipe"] == recipe
+        }
         named = False
         for pattern in dict.fromkeys(p for p, _ in places):  # a line joins sparsities, no patterns
             xs = [k for k, place in enumerate(places) if place[0] == pattern and place in found]
             if xs:
                 axes.plot(
                     xs,
-                    [mean(found[places[k]]) for k in xs],
+                    [found[places[k]] for k in xs],
                     marker=MARKERS[i % len(MARKERS)],
                     color=COLOURS[i % len(COLOURS)],
                     label=None if named else labels[recipe],
@@ -120,14 +136,13 @@ def gaps(results: Results, metric: Metric) -> Figure | None:
     axes.set_xlabel("sparsity and pattern")
     axes.set_ylabel(f"best - worst dataset, {metric.unit}")
     _legend(axes)
-    return figure
 
 
 def sizes(results: Results, metric: Metric) -> Figure | None:
     """Score against the number of windows, with 95 % t intervals over draws as bands."""
     groups: dict[tuple[Any, ...], dict[str, dict[int, list[float]]]] = defaultdict(dict)
     for c in results.conditions(metric):
-        key = tuple(v for k, v in c.where.items() if k != "size")
+        key = tuple((k, v) for k, v in c.where.items() if k != "size")
         for name, scores in c.scores.items():
             groups[key].setdefault(name, {})[c.where["size"]] = scores
     groups = {k: g for k, g in groups.items() if any(len(curve) > 1 for curve in g.values())}
@@ -135,10 +150,7 @@ def sizes(results: Results, metric: Metric) -> Figure | None:
         return None
     figure, panels = _panels(len(groups))
     names = sorted({n for g in groups.values() for n in g})
-    labels = recipe_labels(r["recipe"] for r in results.rows)
-    for axes, ((model, recipe, sparsity, pattern, _), curves) in zip(
-        panels, groups.items(), strict=False
-    ):
+    for axes, (where, curves) in zip(panels, groups.items(), strict=False):
         for name, curve in sorted(curves.items()):
             xs = sorted(curve)
             middle = [metric.scale * mean(curve[x]) for x in xs]
@@ -151,7 +163,7 @@ def sizes(results: Results, metric: Metric) -> Figure | None:
         axes.set_xscale("log", base=2)
         ticks = sorted({x for curve in curves.values() for x in curve})
         axes.set_xticks(ticks, [str(x) for x in ticks])
-        _title(axes, labels[recipe], sparsity, pattern, model, results)
+        _title(axes, dict(where), results)
     _name_axes(figure, panels, "windows", metric)
     return figure
 
@@ -175,7 +187,7 @@ def draws(results: Results, metric: Metric) -> Figure | None:
             axes.plot([k] * len(values), values, ".", color=style["color"], alpha=0.6)
             axes.plot([k], [mean(values)], style["marker"], color=style["color"], markersize=7)
         axes.set_xticks(range(len(own)), own, rotation=30, ha="right")
-        _of(axes, c, results)
+        _title(axes, c.where, results)
     _name_axes(figure, panels, "", metric)
     return figure
 
@@ -183,22 +195,22 @@ def draws(results: Results, metric: Metric) -> Figure | None:
 def similarity(results: Results, metric: Metric) -> Figure | None:
     """Mean score against similarity to the reference; one point a dataset."""
     near = {
-        (r["model"], results.series(r)): r["similarity"]
+        (r["model"], r["seqlen"], r["dataset"]): r["similarity"]
         for r in results.calibrated()
         if r["similarity"] is not None
     }
     conditions = [
         c
         for c in results.conditions(metric)
-        if sum((c.where["model"], n) in near for n in c.scores) > 1
+        if sum((c.where["model"], c.where["seqlen"], n) in near for n in c.scores) > 1
     ]
     if not conditions:
         return None
     figure, panels = _panels(len(conditions))
-    names = sorted({n for _, n in near})
+    names = sorted({n for *_, n in near})
     for axes, c in zip(panels, conditions, strict=False):
         for name, scores in sorted(c.scores.items()):
-            if (x := near.get((c.where["model"], name))) is not None:
+            if (x := near.get((c.where["model"], c.where["seqlen"], name))) is not None:
                 axes.errorbar(
                     [x],
                     [metric.scale * mean(scores)],
@@ -209,7 +221,7 @@ def similarity(results: Results, metric: Metric) -> Figure | None:
                 )
         if min(near.values()) > 0:
             axes.set_xscale("log")
-        _of(axes, c, results)
+        _title(axes, c.where, results)
     _name_axes(figure, panels, "similarity to the reference (Jaccard)", metric)
     return figure
 
@@ -257,21 +269,20 @@ def _style(names: Sequence[str], name: str) -> dict[str, Any]:
     return {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
 
 
-def _of(axes: Axes, condition: Condition, results: Results) -> None:
+def _title(axes: Axes, where: Mapping[str, Any], results: Results) -> None:
     """The title of a comparison group."""
-    where = condition.where
     label = recipe_labels(r["recipe"] for r in results.rows)[where["recipe"]]
-    if len({r["size"] for r in results.rows if r["size"] is not None}) > 1:
-        label += f", {where['size']} windows"
-    _title(axes, label, where["sparsity"], where["pattern"], where["model"], results)
+    first = ", ".join([label, *_drawn(where, results)])
+    axes.set_title(f"{first}\n{100 * where['sparsity']:g} % {where['pattern']}", fontsize=8.5)
 
 
-def _title(
-    axes: Axes, label: str, sparsity: float, pattern: str, model: str, results: Results
-) -> None:
-    several = len({r["model"] for r in results.rows}) > 1
-    name = f"{model.rsplit('/', 1)[-1]}, " if several else ""
-    axes.set_title(f"{name}{label}\n{100 * sparsity:g} % {pattern}", fontsize=8.5)
+def _drawn(where: Mapping[str, Any], results: Results) -> list[str]:
+    """Model, size, window length and sampler of a group, those of them that the run varies."""
+    return [
+        words.format(str(where[name]).rsplit("/", 1)[-1])
+        for name, words in DRAWN.items()
+        if name in where and len({r[name] for r in results.rows} - {None}) > 1
+    ]
 
 
 def _name_axes(figure: Figure, panels: Iterable[Axes], x: str, metric: Metric) -> None:

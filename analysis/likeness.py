@@ -66,6 +66,8 @@ def differences(published: Published, rows: list[dict[str, Any]], own: Own) -> I
         return
     calibrated = any(r["dataset"] is not None for r in rows)
     if calibrated:
+        if p.size is None and len({r["size"] for r in rows}) > 1:
+            yield "the publication does not say the size, of which there are several here"
         yield from _unlike("seqlen", p.seqlen, {r["seqlen"] for r in rows})
         if p.kind is None:
             yield from _unlike("sampler", p.sampler, {r["sampler"] for r in rows})

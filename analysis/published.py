@@ -106,10 +106,9 @@ def _figure(
     published: Published, rows: list[dict[str, Any]], scale: float, own: Own
 ) -> tuple[list[float], float | None]:
     """One value, or least and greatest of several; and the spread over draws of a single one."""
-    draws: dict[tuple[str, str], list[float]] = defaultdict(list)
+    draws: dict[tuple[Any, str], list[float]] = defaultdict(list)
     for row in rows:
-        group = f"{row['model']} {row['recipe']} {row['pattern']} {row['size']}"
-        draws[group, own.results.series(row)].append(scale * row[published.base])
+        draws[own.results.condition(row), row["dataset"]].append(scale * row[published.base])
     if published.kind is None:
         values = [v for scores in draws.values() for v in scores]
         spread = stdev(values) if len(values) > 1 and len(draws) == 1 else None
@@ -119,13 +118,13 @@ def _figure(
 
 
 def _derived(
-    published: Published, draws: dict[tuple[str, str], list[float]], own: Own
+    published: Published, draws: dict[tuple[Any, str], list[float]], own: Own
 ) -> Iterator[float]:
     """Spreads over draws, gaps between datasets, or gains of generated text, one a group."""
     if published.kind == "sd":
         yield from (stdev(v) for v in draws.values() if len(v) > 1)
         return
-    groups: dict[str, dict[str, float]] = defaultdict(dict)
+    groups: dict[Any, dict[str, float]] = defaultdict(dict)
     for (group, dataset), scores in draws.items():
         groups[group][dataset] = mean(scores)
     generated = generated_datasets(own.results.run.get("grid"))

@@ -13,8 +13,9 @@ from ruamel.yaml import YAML, YAMLError
 
 from analysis.scores import Score, scores
 
-CONDITION = ("model", "recipe", "sparsity", "pattern", "size", "seqlen")
-"""Cells that agree in these differ by their calibration data alone: a comparison group."""
+CONDITION = ("model", "recipe", "sparsity", "pattern", "size", "seqlen", "sampler")
+"""Cells that agree in these differ by their calibration data alone: a comparison group. Of sampler
+it is what the view `draws` calls `samplers`."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,19 @@ class Results:
         return self.metrics[0]
 
     @cached_property
-    def several_samplers(self) -> bool:
-        """Is a dataset drawn in more than one way? Its scores are then told apart by sampler."""
-        ways = {(r["dataset"], r["sampler"]) for r in self.rows if r["dataset"] is not None}
-        return len(ways) > len({dataset for dataset, _ in ways})
+    def _ways(self) -> dict[tuple[Any, ...], set[tuple[str, str]]]:
+        """Datasets with their samplers, by what else is fixed in a comparison group."""
+        found: dict[tuple[Any, ...], set[tuple[str, str]]] = defaultdict(set)
+        for row in self.calibrated():
+            found[_but_sampler(row)].add((row["dataset"], row["sampler"]))
+        return found
 
-    def series(self, row: Mapping[str, Any]) -> str:
-        """The name under which the dataset of a row is compared."""
-        return f"{row['dataset']} ({row['sampler']})" if self.several_samplers else row["dataset"]
+    def condition(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The comparison group of a row, in the order of `CONDITION`."""
+        ways = self._ways[_but_sampler(row)]
+        alone = len(ways) > len({dataset for dataset, _ in ways}) or not ways
+        samplers = {row["sampler"]} if alone else {sampler for _, sampler in ways}
+        return *_but_sampler(row), ", ".join(sorted(map(str, samplers)))
 
     def calibrated(self) -> list[dict[str, Any]]:
         """The finished cells that were calibrated on a dataset, repetitions left out."""
@@ -106,8 +112,8 @@ class Results:
         for row in self.calibrated():
             value = row[metric.name]
             if value is not None:
-                key = tuple(row[name] for name in CONDITION)
-                groups.setdefault(key, defaultdict(list))[self.series(row)].append(value)
+                group = groups.setdefault(self.condition(row), defaultdict(list))
+                group[row["dataset"]].append(value)
         return [
             Condition(dict(zip(CONDITION, key, strict=True)), dict(scores))
             for key, scores in groups.items()
@@ -139,6 +145,10 @@ class Condition:
         """Best mean less worst mean, in the metric's unit."""
         order, means = self.ranked(metric), self.means
         return metric.difference(means[order[0]], means[order[-1]])
+
+
+def _but_sampler(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in CONDITION[:-1])
 
 
 def mean(values: Sequence[float]) -> float:

@@ -10,7 +10,7 @@ from analysis.data import ALONE, ESTIMANDS, Data, Row
 from analysis.pairs import pair_table
 from analysis.tables import best_table, gap_table
 
-SETTING = ("model", "recipe", "pattern", "sparsity", "size", "seqlen")
+SETTING = ("model", "recipe", "pattern", "sparsity", "size", "seqlen", "sampler")
 
 
 class Teller:
@@ -73,6 +73,9 @@ class Teller:
         for name, unit in (("size", "windows"), ("seqlen", "tokens a window")):
             if name in self.varied and row.get(name) is not None:
                 words.append(f"{row[name]} {unit}")
+        sampler = row.get("sampler")
+        if "sampler" in self.varied and sampler is not None and not _mixes_samplers(row):
+            words.append(f"{sampler} sampler")
         words += [f"on {row['dataset']}"] if row.get("dataset") is not None else []
         return ", ".join(words) or "over all"
 
@@ -106,7 +109,7 @@ class Teller:
 
     def _best(self, row: Row) -> str:
         """The datasets that may be the best in a setting, where that leaves some out."""
-        same = ("estimand", "sampler", *SETTING)
+        same = ("estimand", *SETTING)
         arms = [r for r in self.best if all(r[n] == row[n] for n in same)]
         may = [r["dataset"] for r in arms if r["may_be_best"]]
         return f"; with 95 % confidence the best is {_one_of(may)}" if len(may) < len(arms) else ""
@@ -116,13 +119,14 @@ class Teller:
         told = self.told_pairs()
         for gap in sorted(self.told_gaps(), key=lambda row: -row["gap"]):
             ways = gap["sampler"].split(", ")
-            for row in told:  # which names the sampler too, where there are several
+            for row in told:  # which names the samplers too, where it mixes them
                 ends: set[Any] = {row["a"], row["b"]}
                 ends |= {end.removesuffix(f" ({way})") for end in ends for way in ways}
                 if (
                     row["axis"] == "dataset"
                     and ends >= {gap["best"], gap["worst"]}
-                    and all(row[name] == gap[name] for name in SETTING)
+                    and all(row[n] == gap[n] for n in SETTING if n != "sampler")
+                    and set(row["sampler"].split(", ")) <= set(ways)
                 ):
                     return row
         return None
@@ -132,6 +136,11 @@ def _is_for_new_questions(candidate: Row, row: Row) -> bool:
     same = ("axis", "a", "b", "dataset", *SETTING)
     wanted = candidate["estimand"] == ESTIMANDS["questions"]
     return wanted and row is not candidate and all(candidate[n] == row[n] for n in same)
+
+
+def _mixes_samplers(row: Row) -> bool:
+    """Are the arms of different samplers, which their names or a warning say then?"""
+    return "sampler" in row["mixed"].split(", ")
 
 
 def _beware(row: Row) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from analysis.association import associate
-from analysis.comparisons import SETTING, as_block, strata
+from analysis.comparisons import BUT_DATA, SETTING, as_block, by_sampler, strata
 from analysis.data import ESTIMANDS, Data, Row, mean_of
 from analysis.gaps import best_set, fit, gap
 from analysis.pairs import pair_table
@@ -22,24 +22,13 @@ CONTROLS = ("random_tokens", "ellipses")
 
 
 def _dataset_settings(of: Iterable[Cell]) -> Iterator[tuple[Row, dict[str, list[Cell]]]]:
-    """The settings in which datasets are compared, with the cells of each dataset.
-
-    Where each dataset has one sampler but not all the same, as in the study's own mix, they are
-    compared across samplers, and `mixed` says so; a dataset that was drawn in several ways is
-    compared within each.
-    """
-    names = [n for n in SETTING if n != "dataset"]
+    """The settings in which datasets are compared, with the cells of each dataset."""
     once = [c for c in of if c.dataset is not None and c.replicate == 0]
-    for values, members in strata(once, names).items():
-        setting = dict(zip(names, values, strict=True))
-        ways = {(c.dataset, c.sampler) for c in members}
-        samplers = sorted({str(sampler) for _, sampler in ways})
-        groups = {", ".join(samplers): members}
-        if len(ways) > len({dataset for dataset, _ in ways}):
-            groups = {str(w): group for (w,), group in strata(members, ("sampler",)).items()}
-        for sampler, group in groups.items():
+    for values, members in strata(once, BUT_DATA).items():
+        setting = dict(zip(BUT_DATA, values, strict=True))
+        for sampler, group in by_sampler(members).items():
             arms = {str(d): cells for (d,), cells in strata(group, ("dataset",)).items()}
-            mixed = "sampler" if sampler not in samplers else ""
+            mixed = "sampler" if len({c.sampler for c in group}) > 1 else ""
             if len(arms) > 1:
                 yield setting | {"sampler": sampler, "mixed": mixed}, arms
 
@@ -112,15 +101,20 @@ def best_table(data: Data) -> list[Row]:
 
 def share_table(data: Data) -> list[Row]:
     """What the spread of scores is due to, in every balanced part of the grid."""
-    names = ["model", "pattern", "sparsity", "size", "seqlen", "sampler"]
+    names = [n for n in BUT_DATA if n != "recipe"]
     chosen = [
         c
         for c in data.cells
         if c.dataset is not None and c.dataset not in CONTROLS and c.replicate == 0
     ]
     rows = []
-    for values, members in strata(chosen, names).items():
-        table = _balanced(members)
+    settings = (
+        (dict(zip(names, values, strict=True)) | {"sampler": sampler}, group)
+        for values, members in strata(chosen, names).items()
+        for sampler, group in by_sampler(members).items()
+    )
+    for setting, group in settings:
+        table = _balanced(group)
         if table is None:
             continue
         scores, datasets, pruners = table
@@ -128,7 +122,7 @@ def share_table(data: Data) -> list[Row]:
             rows.append(
                 {
                     "score": data.score.name,
-                    **dict(zip(names, values, strict=True)),
+                    **setting,
                     "source": share.source,
                     "share": share.share,
                     "low": share.low,
@@ -168,18 +162,13 @@ def _balanced(
 
 def association_table(data: Data) -> list[Row]:
     """How similarity and quality of the datasets go with their scores, each given the other."""
-    measured: dict[str, dict[str, float]] = defaultdict(dict)
-    for dataset, measure, value in data.connection.execute(
-        "SELECT s.dataset, s.measure, avg(s.value) FROM similarity s JOIN results USING (cell) "
-        "WHERE s.value IS NOT NULL GROUP BY ALL"
-    ).fetchall():
-        measured[measure][dataset] = value
-    for dataset, value in data.connection.execute(
-        "SELECT dataset, avg(quality) FROM results WHERE quality IS NOT NULL GROUP BY ALL"
-    ).fetchall():
-        measured["quality"][dataset] = value
+    found_of = _measured(data)
     rows = []
     for setting, arms in _dataset_settings(data.cells):
+        measured: dict[str, dict[str, float]] = defaultdict(dict)
+        for name, group in arms.items():
+            for measure, value in found_of[_source(group[0])].items():
+                measured[measure][name] = value
         better = -1.0 if data.score.lower_is_better else 1.0
         means = {
             name: better * float(np.mean([c.value for c in group]))
@@ -212,16 +201,32 @@ def association_table(data: Data) -> list[Row]:
     return rows
 
 
+def _measured(data: Data) -> dict[tuple[Any, ...], dict[str, float]]:
+    """What was measured of each text as it was drawn: measure -> its value."""
+    found: dict[tuple[Any, ...], dict[str, float]] = defaultdict(dict)
+    for *source, measure, value in data.connection.execute(
+        "SELECT r.model, r.dataset, r.seqlen, r.sampler, s.measure, avg(s.value) "
+        "FROM similarity s JOIN results r USING (cell) WHERE s.value IS NOT NULL GROUP BY ALL "
+        "UNION ALL SELECT model, dataset, seqlen, sampler, 'quality', avg(quality) "
+        "FROM results WHERE quality IS NOT NULL GROUP BY ALL"
+    ).fetchall():
+        found[tuple(source)][measure] = value
+    return found
+
+
+def _source(cell: Cell) -> tuple[Any, ...]:
+    return cell.model, cell.dataset, cell.seqlen, cell.sampler
+
+
 def noise_table(data: Data) -> list[Row]:
     """How far repetitions of the very same cell are apart: the noise floor."""
-    same = [f for f in Cell.__dataclass_fields__ if f in (*SETTING, "seed", "sampler")]
-    groups = [g for g in strata(data.cells, same).values() if len(g) > 1]
+    groups = [g for g in strata(data.cells, (*SETTING, "seed")).values() if len(g) > 1]
+    names = [n for n in SETTING if n != "dataset"]
     rows = []
-    by_recipe: dict[tuple[Any, ...], list[list[Cell]]] = defaultdict(list)
+    by_setting: dict[tuple[Any, ...], list[list[Cell]]] = defaultdict(list)
     for group in groups:
-        first = group[0]
-        by_recipe[first.model, first.recipe, first.pattern, first.sparsity].append(group)
-    for (model, recipe, pattern, sparsity), members in by_recipe.items():
+        by_setting[tuple(getattr(group[0], n) for n in names)].append(group)
+    for values, members in by_setting.items():
         found = data.outcomes([c for group in members for c in group])
         dfs = sum(len(group) - 1 for group in members)
         squares = sum(
@@ -232,10 +237,7 @@ def noise_table(data: Data) -> list[Row]:
         rows.append(
             {
                 "score": data.score.name,
-                "model": model,
-                "recipe": recipe,
-                "pattern": pattern,
-                "sparsity": sparsity,
+                **dict(zip(names, values, strict=True)),
                 "cells": sum(map(len, members)),
                 "sd": float(np.sqrt(squares / dfs)),
                 "unit": data.score.unit,

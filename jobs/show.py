@@ -26,6 +26,9 @@ from prune.recipe import DENSE
 MOST_NOTE = 60
 """Characters of a running stage's note that the progress display has room for."""
 
+SETTING = ("model", "recipe", "pattern", "sparsity", "size", "seqlen", "sampler", "dataset")
+"""What a row of the results table is about; draws alone are averaged."""
+
 MOST_ROWS = 40
 """Rows that the dry run spells out; larger grids are summed up by recipe."""
 
@@ -159,25 +162,24 @@ def results_table(database: Path, width: int) -> Table:
         )
         query = f"""
             FROM (
-                SELECT model, recipe, pattern, sparsity, size, dataset, any_value(pruner),
-                    avg(similarity) {averages}
+                SELECT {", ".join(SETTING)}, any_value(pruner), avg(similarity) {averages}
                 FROM results WHERE replicate = 0 GROUP BY ALL
-            ) ORDER BY model, recipe <> '{DENSE}', recipe, pattern, sparsity, size, dataset
+            ) ORDER BY model, recipe <> '{DENSE}', {", ".join(SETTING[1:])}
         """
         rows = connection.execute(query).fetchall()
-    recipes = {(row[6], row[1]) for row in rows}
+    pruner = len(SETTING)
+    recipes = {(row[pruner], row[1]) for row in rows}
     by_name = len({pruner for pruner, _ in recipes}) == len(recipes)
     labels = [_labels(row, by_name) for row in rows]
     title = "results: mean over draws ± standard deviation"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    names = ["model", "recipe", "pattern", "sparsity", "size", "dataset"]
-    varied = [i for i, n in enumerate(names) if n in ("recipe", "dataset") or _varies(labels, i)]
+    varied = [i for i, n in enumerate(SETTING) if n in ("recipe", "dataset") or _varies(labels, i)]
     for i in varied:
-        table.add_column(names[i], no_wrap=names[i] != "recipe")
+        table.add_column(SETTING[i], no_wrap=SETTING[i] != "recipe")
     for name in ("similarity", *figures):
         table.add_column(_header(name), justify="right", no_wrap=True)
     for label, row in zip(labels, rows, strict=True):
-        near, values = row[7], row[8:]
+        near, values = row[pruner + 1], row[pruner + 2 :]
         pairs = zip(values[::2], values[1::2], strict=True)
         table.add_row(
             *(label[i] for i in varied),
@@ -189,8 +191,8 @@ def results_table(database: Path, width: int) -> Table:
 
 def _labels(row: tuple[Any, ...], by_name: bool) -> list[str]:
     """What a row of the results table is about; recipes by base name where that is enough."""
-    model, recipe, pattern, sparsity, size, dataset, pruner = row[:7]
-    known = (model, pruner if by_name else recipe, pattern, f"{sparsity:g}", size, dataset)
+    model, recipe, pattern, sparsity, *drawn, pruner = row[: len(SETTING) + 1]
+    known = (model, pruner if by_name else recipe, pattern, f"{sparsity:g}", *drawn)
     return ["-" if value is None else str(value) for value in known]
 
 
@@ -202,8 +204,9 @@ def _header(name: str) -> str:
 
 
 def _varies(labels: list[list[str]], column: int) -> bool:
-    """Does a column tell rows apart? Beside the model, only rows with a dataset have them all."""
-    return len({label[column] for label in labels if column == 0 or label[5] != "-"}) > 1
+    """Does a column tell rows apart? The dense baseline has a sparsity and a pattern of its own."""
+    shown = (label for label in labels if column == 0 or label[1] != DENSE)
+    return len({label[column] for label in shown} - {"-"}) > 1
 
 
 def warnings(database: Path) -> list[str]:
@@ -243,13 +246,19 @@ def example_query(database: Path) -> str:
             "SELECT pruner FROM results WHERE dataset IS NOT NULL "
             "GROUP BY ALL ORDER BY count(*) DESC, pruner"
         ).fetchone()
+        counts = ", ".join(f"count(DISTINCT {name}) > 1" for name in SETTING)
+        several = connection.execute(
+            f"SELECT {counts} FROM results WHERE pruner = ? AND dataset IS NOT NULL", found or [""]
+        ).fetchall()[0]
     ppl = [n for n in names if n.startswith("ppl_")]
     figure = f"avg({ppl[0]})" if ppl else "avg(mean_accuracy)"
     if found is None:  # nothing here read calibration text
         return f"SELECT recipe, sparsity, {figure} AS score FROM results GROUP BY ALL ORDER BY ALL"
+    always = ("dataset", "sparsity")
+    more = "".join(f", {n}" for n, s in zip(SETTING, several, strict=True) if s and n not in always)
     return (
-        f"SELECT dataset, sparsity, avg(similarity) AS similarity, {figure} AS score FROM results "
-        f"WHERE pruner = '{found[0]}' GROUP BY ALL ORDER BY sparsity, score"
+        f"SELECT dataset, sparsity{more}, avg(similarity) AS similarity, {figure} AS score "
+        f"FROM results WHERE pruner = '{found[0]}' GROUP BY ALL ORDER BY sparsity{more}, score"
     )
 
 

@@ -1,18 +1,20 @@
 -- How much do the masks of two calibration datasets overlap, by block and linear?
 WITH drawn AS (
-    SELECT c.model, c.recipe, c.pattern, c.sparsity, c.size, c.dataset, c.seed, m.block, m.linear,
-        m.positions, m.sample
+    SELECT c.model, c.recipe, c.pattern, c.sparsity, c.size, c.seqlen, c.sampler, c.dataset, c.seed,
+        m.block, m.linear, m.positions, m.sample
     FROM masks m JOIN cells c USING (cell)
     WHERE c.in_grid AND c.replicate = 0 AND c.dataset IS NOT NULL
 ), pairs AS (
-    SELECT model, recipe, pattern, sparsity, size, block, linear, a.positions,
-        a.dataset AS a, b.dataset AS b,
+    SELECT model, recipe, pattern, sparsity, size, seqlen, block, linear, a.positions,
+        a.dataset AS a, a.sampler AS sampler_a, b.dataset AS b, b.sampler AS sampler_b,
         bit_count(a.sample & b.sample) / nullif(bit_count(a.sample | b.sample), 0) AS overlap
-    FROM drawn a JOIN drawn b USING (model, recipe, pattern, sparsity, size, block, linear)
-    WHERE (a.dataset < b.dataset OR (a.dataset = b.dataset AND a.seed < b.seed))
+    FROM drawn a JOIN drawn b
+        USING (model, recipe, pattern, sparsity, size, seqlen, block, linear)
+    WHERE (a.dataset, a.sampler, a.seed) < (b.dataset, b.sampler, b.seed)
         AND a.positions = b.positions
 )
-SELECT model, recipe, pattern, sparsity, size, block, linear, a, b, count(*) AS draw_pairs,
+SELECT model, recipe, pattern, sparsity, size, seqlen, block, linear, a, sampler_a, b, sampler_b,
+    count(*) AS draw_pairs,
     avg(overlap) AS overlap,
     -- of a share among the positions that either prunes: binomial, since they are a random sample
     sqrt(avg(overlap) * (1 - avg(overlap))
@@ -21,4 +23,4 @@ SELECT model, recipe, pattern, sparsity, size, block, linear, a, b, count(*) AS 
     sparsity / (2 - sparsity) AS by_chance
 FROM pairs
 GROUP BY ALL
-ORDER BY model, recipe, pattern, sparsity, size, a, b, block, linear
+ORDER BY model, recipe, pattern, sparsity, size, seqlen, a, sampler_a, b, sampler_b, block, linear

@@ -91,7 +91,6 @@ class _Reader:
             ],
             "generated": sorted(generated_datasets(run.get("grid"))),
             "recipes": recipe_labels(r["recipe"] for r in rows),
-            "several_samplers": self.results.several_samplers,
         }
 
     def cells(self) -> dict[str, Any]:
@@ -102,6 +101,10 @@ class _Reader:
         columns: dict[str, Any] = {"cell": [r["cell"] for r in rows]}
         for name in ("model", "dataset", "pruner", "recipe", "pattern", "sampler", "status"):
             columns[name] = coded([r[name] for r in rows])
+        drawn = [r["dataset"] is not None for r in rows]
+        columns["samplers"] = coded(
+            [self.results.condition(r)[-1] if d else None for r, d in zip(rows, drawn, strict=True)]
+        )
         for name in ("sparsity", "size", "seed", "seqlen", "replicate"):
             columns[name] = [r[name] for r in rows]
         for name in (*CELL_FIGURES, *names):
@@ -162,14 +165,13 @@ class _Reader:
         """Mean relative error of each block's output, over draws."""
         groups: dict[tuple[Any, ...], list[list[float]]] = defaultdict(list)
         for *key, errors in self.ask(
-            "SELECT model, recipe, sparsity, pattern, size, dataset, "
-            "coalesce(block_heldout_errors, block_errors) FROM cells "
-            "WHERE in_grid AND status = 'done' AND len(coalesce(block_heldout_errors, "
-            "block_errors)) > 0"
+            "SELECT model, recipe, sparsity, pattern, size, seqlen, sampler, dataset, "
+            "if(len(block_heldout_errors) > 0, block_heldout_errors, block_errors) AS errors "
+            "FROM cells WHERE in_grid AND status = 'done' AND replicate = 0 AND len(errors) > 0"
         ):
             if None not in errors:
                 groups[tuple(key)].append(errors)
-        names = ("model", "recipe", "sparsity", "pattern", "size", "dataset")
+        names = ("model", "recipe", "sparsity", "pattern", "size", "seqlen", "sampler", "dataset")
         return [
             dict(zip(names, key, strict=True))
             | {"errors": [rounded(sum(e) / len(e)) for e in zip(*lists, strict=False)]}
@@ -179,11 +181,11 @@ class _Reader:
     def similarity(self) -> list[dict[str, Any]]:
         """Every measure of every dataset; one that several cells share is listed once."""
         rows = self.ask(
-            "SELECT c.model, s.dataset, s.measure, avg(s.value), avg(s.stderr), max(s.n), "
-            "count(DISTINCT s.value) FROM similarity s JOIN cells c USING (cell) WHERE c.in_grid "
-            "GROUP BY ALL ORDER BY 1, 3, 4 DESC"
+            "SELECT c.model, c.seqlen, s.dataset, s.measure, avg(s.value), avg(s.stderr), max(s.n) "
+            "FROM similarity s JOIN cells c USING (cell) WHERE c.in_grid "
+            "GROUP BY ALL ORDER BY c.model, c.seqlen, s.measure, avg(s.value) DESC"
         )
-        names = ("model", "dataset", "measure", "value", "stderr", "n", "values")
+        names = ("model", "seqlen", "dataset", "measure", "value", "stderr", "n")
         return [dict(zip(names, map(rounded, row), strict=True)) for row in rows]
 
     def windows(self) -> list[dict[str, Any]]:

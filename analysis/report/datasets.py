@@ -8,10 +8,8 @@ from typing import Any
 
 from analysis.report.findings import Findings, Row
 from analysis.report.words import SURE, Answer, amount, gain_of, place, signed, some
-from analysis.results import Results, generated_datasets, mean
+from analysis.results import CONDITION, Results, generated_datasets, mean
 from analysis.tables import CONTROLS, ESTIMANDS
-
-SETTING = ("model", "recipe", "pattern", "sparsity", "size", "seqlen")
 
 MATTER = "Does the choice of calibration data change the result?"
 
@@ -95,9 +93,20 @@ def where_does_it_matter(results: Results, f: Findings) -> Answer | None:
         "Where does it matter most?",
         verdict,
         f"Mean gap between the best and the worst dataset, {f.score.unit}: {'; '.join(listed)}.",
-        "Means over pruners and sizes; by chance: if no dataset differed.",
+        f"Means over {_other_axes(f)}; by chance: if no dataset differed.",
         "gaps",
     )
+
+
+NAMES = {"recipe": "pruners", "size": "sizes", "seqlen": "window lengths", "sampler": "samplers"}
+
+
+def _other_axes(f: Findings) -> str:
+    """What the grid varies beside sparsity and pattern."""
+    found = ["models"] * ("model" in f.teller.varied) + [
+        name for axis, name in NAMES.items() if axis in f.teller.varied
+    ]
+    return " and ".join(filter(None, [", ".join(found[:-1]), *found[-1:]])) or "one setting each"
 
 
 def which_is_best(results: Results, f: Findings) -> Answer | None:
@@ -107,7 +116,7 @@ def which_is_best(results: Results, f: Findings) -> Answer | None:
         return None
     settings: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        settings[(*(row[n] for n in SETTING), row["sampler"])].append(row)
+        settings[tuple(row[n] for n in CONDITION)].append(row)
     may = Counter(r["dataset"] for r in rows if r["may_be_best"])
     alone = Counter(
         kept[0]["dataset"]

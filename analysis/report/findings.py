@@ -102,15 +102,11 @@ def listed_ties(findings: list[Findings]) -> dict[str, list[Row]]:
     listed = {}
     for f in findings:
         groups: dict[tuple[Any, ...], list[str]] = {}
-        samplers: dict[tuple[Any, ...], set[str]] = {}
         for r in f.best:
             if r["estimand"] == ESTIMANDS["draws"]:
                 where = tuple(r[axis] for axis in CONDITION)
-                samplers.setdefault(where, set()).add(r["sampler"])
                 groups.setdefault(where, []).extend([r["dataset"]] if r["may_be_best"] else [])
         listed[f.score.name] = [
-            {"where": list(where), "names": names}
-            for where, names in groups.items()
-            if len(samplers[where]) == 1  # datasets of two samplers have no common best
+            {"where": list(where), "names": names} for where, names in groups.items()
         ]
     return listed

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-VERSION = 4
-"""Raised with every change of a table; a database of another version is built anew."""
+VERSION = 5
+"""Raised with every change of a table or view; a database of another version is built anew."""
 
 # table -> (comment, {column: (type, comment)})
 TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {

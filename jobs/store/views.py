@@ -1,4 +1,7 @@
-"""The views of the results database: `results`, one row a cell, and `scores`, one row a figure."""
+"""The views of the results database.
+
+`results` has one row a cell, `scores` one row a figure, and `draws` one row a draw and figure.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +36,26 @@ SCORES = {
     "value": "its value",
 }
 
+DRAWN = (
+    *("cell", "model", "recipe", "pattern", "sparsity", "size", "seqlen", "sampler", "dataset"),
+    "seed",
+)
+DRAWS = {
+    **{name: FIXED[name] for name in DRAWN},
+    "generated": TABLES["cells"][1]["generated"][1],
+    "similarity": FIXED["similarity"],
+    "quality": "of the windows drawn, or of the dataset where it was measured as a whole",
+    **{name: text for name, text in SCORES.items() if name != "cell"},
+    "samplers": "of what it is compared with: its own, or all where every dataset has but one",
+}
+"""The columns of `draws`."""
+
 TAKEN = frozenset({*FIXED, *SCORES})
 """What no figure may be called: queries join the two views."""
 
 
 def create_views(tasks: Sequence[tuple[str, str]], texts: Sequence[tuple[str, str]]) -> list[str]:
-    """The statements that create the views `results` and `scores`, with comments.
+    """The statements that create the views, with comments.
 
     Args:
         tasks: task and headline metric, in the order of the grid.
@@ -59,7 +76,31 @@ def create_views(tasks: Sequence[tuple[str, str]], texts: Sequence[tuple[str, st
         f"CREATE OR REPLACE VIEW scores AS {listed}",
         "COMMENT ON VIEW scores IS 'The figures of results, one row a cell and figure'",
         *comments("scores", SCORES),
+        CREATE_DRAWS,
+        "COMMENT ON VIEW draws IS 'The figures of cells that were calibrated, one row a draw and "
+        "figure: without repetitions, and without second names of one text'",
+        *comments("draws", DRAWS),
     ]
+
+
+CREATE_DRAWS = f"""
+CREATE OR REPLACE VIEW draws AS
+WITH known AS (
+    SELECT {", ".join("r." + name for name in DRAWN)},
+        c.generated, r.similarity, coalesce(r.quality, q.value) AS quality,
+        s.number, s.score, s.lower_is_better, s.value
+    FROM results r
+    JOIN cells c ON (c.cell, c.model, c.dataset) = (r.cell, r.model, r.dataset)
+    JOIN scores s ON s.cell = r.cell
+    LEFT JOIN similarity q ON q.cell = r.cell AND q.measure = 'quality'
+    WHERE r.replicate = 0 AND s.value IS NOT NULL
+)
+SELECT *,
+    if(count(DISTINCT (dataset, sampler)) OVER setting > count(DISTINCT dataset) OVER setting,
+        sampler, list_sort(list(DISTINCT sampler) OVER setting).array_to_string(', ')) AS samplers
+FROM known
+WINDOW setting AS (PARTITION BY model, recipe, pattern, sparsity, size, seqlen, score)
+"""
 
 
 def _create_results(tasks: Sequence[tuple[str, str]], texts: Sequence[tuple[str, str]]) -> str:

@@ -107,8 +107,8 @@ def test_gaps_best_shares_similarity_and_noise(
     assert found[0]["low"] is None  # of four datasets, no interval
     assert found[0]["p"] >= 1 / 24
     assert some(tables["similarity", "ppl_a"], measure="jaccard", given="quality")
-    (noise,) = some(tables["noise", "ppl_a"], recipe="wanda", sparsity=0.5)
-    assert noise["cells"] == 2 * 4 * 2 * 3
+    (noise,) = some(tables["noise", "ppl_a"], **WANDA)
+    assert noise["cells"] == 2 * 4 * 3
     assert 0 < noise["changed_outcomes"] <= 1
 
 

@@ -3,8 +3,8 @@
 const DATA = JSON.parse(document.getElementById('data').textContent);
 const COLUMNS = DATA.cells.columns;
 const COUNT = COLUMNS.cell.length;
-const CONDITION = ['model', 'recipe', 'sparsity', 'pattern', 'size', 'seqlen'];
-const AXES = ['model', 'recipe', 'pattern', 'sparsity', 'size', 'seqlen', 'dataset'];
+const CONDITION = ['model', 'recipe', 'sparsity', 'pattern', 'size', 'seqlen', 'sampler'];
+const AXES = ['model', 'recipe', 'pattern', 'sparsity', 'size', 'seqlen', 'sampler', 'dataset'];
 const AXIS_LABELS = { recipe: 'pruner', seqlen: 'window length' };
 
 const value = (name, i) => {
@@ -30,13 +30,7 @@ const show = (axis, v) => {
   if (axis === 'seqlen') return `${v} tokens`;
   return String(v);
 };
-// A dataset is told by its sampler too where the grid draws one dataset in both ways.
-const seriesOf = (i) => {
-  const dataset = value('dataset', i);
-  return DATA.meta.several_samplers && dataset !== null ? `${dataset} (${value('sampler', i)})` : dataset;
-};
-const SERIES = [...new Set(Array.from({ length: COUNT }, (_, i) => seriesOf(i)))]
-  .filter((s) => s !== null).sort(natural);
+const SERIES = distinct('dataset');
 
 // Okabe and Ito's palette, which colour-blind readers can tell apart; shapes tell the rest.
 const PALETTE = ['#0072b2', '#e69f00', '#009e73', '#cc79a7', '#d55e00', '#56b4e9', '#8c6d00', '#777777'];
@@ -93,13 +87,14 @@ function conditions(metric, fixed = CONDITION) {
   for (let i = 0; i < COUNT; i++) {
     const v = value(metric.name, i);
     if (v === null || value('dataset', i) === null || value('replicate', i) || !visible(i)) continue;
-    const where = fixed.map((axis) => value(axis, i));
+    // the samplers of all that it is compared with: datasets of one sampler each stand together
+    const where = fixed.map((axis) => value(axis === 'sampler' ? 'samplers' : axis, i));
     const key = JSON.stringify(where);
     if (!groups.has(key)) {
       groups.set(key, { key, where: Object.fromEntries(fixed.map((a, k) => [a, where[k]])), series: new Map() });
     }
     const series = groups.get(key).series;
-    const name = seriesOf(i);
+    const name = value('dataset', i);
     if (!series.has(name)) series.set(name, []);
     series.get(name).push({ i, v });
   }

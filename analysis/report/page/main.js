@@ -99,7 +99,7 @@ function openCell(i) {
   const percent = (v) => (v === null ? null : `${(100 * v).toFixed(3)} %`);
   dialog.replaceChildren(
     element('button', { type: 'button', class: 'close', onclick: () => dialog.close() }, 'Close'),
-    element('h2', { id: 'cell-title' }, `${seriesOf(i) === null ? '' : `${seriesOf(i)} · `}${caption({ recipe: get('recipe'), sparsity: get('sparsity'), pattern: get('pattern') }, ['recipe', 'sparsity', 'pattern'])}${get('seed') === null ? '' : ` · seed ${get('seed')}`}`),
+    element('h2', { id: 'cell-title' }, `${get('dataset') === null ? '' : `${get('dataset')} · `}${caption({ recipe: get('recipe'), sparsity: get('sparsity'), pattern: get('pattern') }, ['recipe', 'sparsity', 'pattern'])}${get('seed') === null ? '' : ` · seed ${get('seed')}`}`),
     rows([
       ['cell', get('cell')], ['status', get('status')], ['model', get('model')], ['recipe', get('recipe')],
       ['calibration', get('dataset') === null ? 'none needed' : `${get('size')} × ${get('seqlen')} tokens, sampler ${get('sampler')}, set ${get('calibration')}`],

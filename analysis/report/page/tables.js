@@ -111,7 +111,7 @@ const VERDICTS = { differs: 'differs', equivalent: 'equivalent', undecided: 'und
 let estimand = 'any draw, these questions';
 function pairTable() {
   const metric = metricNamed(state.metric);
-  const all = (DATA.pairs[metric.name] ?? []).filter((r) => CONDITION.every((axis) => r[axis] === null || chosen(axis, r[axis]))
+  const all = (DATA.pairs[metric.name] ?? []).filter((r) => CONDITION.every((axis) => r[axis] === null || (axis === 'sampler' ? r[axis].split(', ').every((s) => chosen(axis, s)) : chosen(axis, r[axis])))
     && (r.axis !== 'dataset' || !state.chosen.dataset || [r.a, r.b].every((d) => chosen('dataset', d)))
     && (r.dataset === null || chosen('dataset', r.dataset)));
   section('pairs', Object.values(DATA.pairs).some((rows) => rows.length));
@@ -152,6 +152,7 @@ function similarityTable() {
     rows: DATA.similarity,
     columns: [
       ...(new Set(DATA.similarity.map((r) => r.model)).size > 1 ? [{ key: 'model', label: 'model', value: (r) => r.model, format: (v) => show('model', v) }] : []),
+      ...(new Set(DATA.similarity.map((r) => r.seqlen)).size > 1 ? [{ key: 'seqlen', label: AXIS_LABELS.seqlen, number: true, value: (r) => r.seqlen }] : []),
       { key: 'dataset', label: 'dataset', value: (r) => r.dataset },
       { key: 'measure', label: 'measure', value: (r) => r.measure },
       { key: 'value', label: 'value', number: true, downFirst: true, value: (r) => r.value, format: (v) => v.toPrecision(4) },

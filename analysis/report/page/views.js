@@ -84,7 +84,7 @@ function scoreFigure(metric, group, axes) {
 function drawGaps() {
   const metric = metricNamed(state.metric);
   const single = conditions(metric).filter((g) => g.series.size > 1);
-  const fixed = ['model', 'size', 'seqlen'];
+  const fixed = ['model', 'size', 'seqlen', 'sampler'];
   const panels = new Map();
   for (const group of single) {
     const key = JSON.stringify(fixed.map((a) => group.where[a]));
@@ -247,7 +247,7 @@ function rankCorrelation(pairs) {
 
 function drawBlocks() {
   section('blocks', DATA.blocks.length > 0);
-  const fixed = ['model', 'recipe', 'sparsity', 'pattern', 'size'];
+  const fixed = ['model', 'recipe', 'sparsity', 'pattern', 'size', 'seqlen', 'sampler'];
   const groups = new Map();
   for (const row of DATA.blocks) {
     if (!AXES.every((axis) => row[axis] === undefined || row[axis] === null || chosen(axis, row[axis]))) continue;
@@ -263,7 +263,7 @@ function drawBlocks() {
     const nodes = [...f.nodes];
     for (const line of group.lines) {
       const name = line.dataset ?? 'no data';
-      const { colour, shape } = seriesStyle(SERIES.find((s) => s === name || s.startsWith(`${name} (`)) ?? name);
+      const { colour, shape } = seriesStyle(name);
       nodes.push(element('polyline', { points: line.errors.map((e, k) => `${f.x(k)},${f.y(e)}`).join(' '), fill: 'none', stroke: colour, 'stroke-width': 1.5 }));
       line.errors.forEach((e, k) => nodes.push(point(mark(shape, f.x(k), f.y(e), 3, { fill: colour }), `${name}, block ${k}\nerror ${e.toPrecision(3)}`)));
     }
