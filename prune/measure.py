@@ -24,25 +24,31 @@ def linear_reports(
     aside: Mapping[int, Seen],
 ) -> list[LinearReport]:
     """What became of the linears of a block; the device is waited for once."""
+    if not linears:
+        return []
     figures, samples = [], []
-    for linear, before, result in zip(linears, dense, results, strict=True):
-        rows, columns = before.shape
-        positions = sampled_positions(rows, columns, index, linear.name).to(before.device)
+    sampled = [
+        sampled_positions(*x.shape, index, linear.name)
+        for linear, x in zip(linears, dense, strict=True)
+    ]
+    places = torch.cat(sampled).to(dense[0].device).split([len(x) for x in sampled])
+    for linear, before, result, positions in zip(linears, dense, results, places, strict=True):
         samples.append(pack_bits(result.mask.flatten()[positions]))
-        figures.append(result.mask.count_nonzero().double())
+        figures.append(_nonzero(result.mask).double())
         for found in (seen.get(id(linear.module)), aside.get(id(linear.module))):
             if found is not None:
                 figures.append(found.relative_error(before, linear.weight))
     numbers = iter(torch.stack(figures).tolist())
+    kept = torch.cat(samples).cpu().split([len(x) for x in samples])
     reports = []
-    for linear, before, result, sample in zip(linears, dense, results, samples, strict=True):
+    for linear, before, result, sample in zip(linears, dense, results, kept, strict=True):
         rows, columns = before.shape
         entry = LinearReport(index, linear.name, rows, columns, int(next(numbers)), result.notes)
         if id(linear.module) in seen:
             entry.error = _ratio(next(numbers))
         if id(linear.module) in aside:
             entry.heldout_error = _ratio(next(numbers))
-        entry.mask_sample = sample.cpu().numpy().tobytes()
+        entry.mask_sample = sample.numpy().tobytes()
         reports.append(entry)
     return reports
 
@@ -54,5 +60,15 @@ def _ratio(value: float) -> float:
 
 def zeros(weights: Iterable[Tensor]) -> int:
     """How many of the weights are zero."""
-    counts = [w.numel() - w.count_nonzero() for w in weights]
+    counts = [w.numel() - _nonzero(w).double() for w in weights]
     return int(torch.stack(counts).sum()) if counts else 0
+
+
+def _nonzero(x: Tensor) -> Tensor:
+    """How many numbers are not zero; without the 64-bit copy of all that a GPU would make."""
+    if not x.is_cuda:
+        return x.count_nonzero()
+    if x.dtype == torch.bool:
+        return x.sum(-1, dtype=torch.int32).sum()
+    each = torch.linalg.vector_norm(x, 0, dim=-1, dtype=torch.float32)  # exact below 2^24 a row
+    return each.sum(dtype=torch.float64)

@@ -79,7 +79,10 @@ def lowest(saliency: Tensor, target: Target, group: Group = "row") -> Tensor:
     Raises:
         ValueError: saliency is not finite, or M does not divide the columns.
     """
-    if not bool(saliency.isfinite().all()):
+    import torch
+
+    extremes = torch.stack(torch.aminmax(saliency))  # NaN, where there is one
+    if not bool(extremes.isfinite().all()):
         raise ValueError("saliency holds NaN or infinite values; look for them in the activations")
     return lowest_unchecked(saliency, target, group)
 
@@ -100,9 +103,11 @@ def lowest_unchecked(saliency: Tensor, target: Target, group: Group = "row") -> 
 
 def _lowest_of_rows(saliency: Tensor, count: int) -> Tensor:
     """Mark the `count` lowest of every row, lowest index on ties; bool, same shape."""
-    if fused(saliency) and len(saliency) > 1:
-        from prune.kernels.ranking import LONGEST_ROW, lowest_rows
+    if fused(saliency):
+        from prune.kernels.ranking import LONGEST_ROW, lowest_of_all, lowest_rows
 
+        if len(saliency) == 1:
+            return lowest_of_all(saliency, count)
         if saliency.shape[1] <= LONGEST_ROW:
             return lowest_rows(saliency, count)
     if saliency.is_cuda and len(saliency) == 1:  # where kthvalue leaves most of a GPU idle
