@@ -27,10 +27,10 @@ def linear_reports(
     if not linears:
         return []
     figures, samples = [], []
-    sampled = [
-        sampled_positions(*x.shape, index, linear.name)
-        for linear, x in zip(linears, dense, strict=True)
-    ]
+    sampled = []
+    for linear, before in zip(linears, dense, strict=True):
+        rows, columns = before.shape
+        sampled.append(sampled_positions(rows, columns, index, linear.name))
     places = torch.cat(sampled).to(dense[0].device).split([len(x) for x in sampled])
     for linear, before, result, positions in zip(linears, dense, results, places, strict=True):
         samples.append(pack_bits(result.mask.flatten()[positions]))
@@ -60,8 +60,11 @@ def _ratio(value: float) -> float:
 
 def zeros(weights: Iterable[Tensor]) -> int:
     """How many of the weights are zero."""
-    counts = [w.numel() - _nonzero(w).double() for w in weights]
-    return int(torch.stack(counts).sum()) if counts else 0
+    weights = list(weights)
+    if not weights:
+        return 0
+    nonzero = torch.stack([_nonzero(w) for w in weights])
+    return sum(w.numel() for w in weights) - int(nonzero.sum())
 
 
 def _nonzero(x: Tensor) -> Tensor:

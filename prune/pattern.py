@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -82,7 +83,7 @@ def lowest(saliency: Tensor, target: Target, group: Group = "row") -> Tensor:
     import torch
 
     extremes = torch.stack(torch.aminmax(saliency))  # NaN, where there is one
-    if not bool(extremes.isfinite().all()):
+    if not all(map(math.isfinite, extremes.tolist())):
         raise ValueError("saliency holds NaN or infinite values; look for them in the activations")
     return lowest_unchecked(saliency, target, group)
 

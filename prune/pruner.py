@@ -72,6 +72,4 @@ class Pruner(ABC):
 
 def pruned(weight: Tensor, mask: Tensor, **notes: object) -> Pruned:
     """`weight` with the masked entries set to zero and nothing else changed."""
-    import torch
-
-    return Pruned(torch.where(mask, 0, weight), mask, dict(notes))
+    return Pruned(weight.masked_fill(mask, 0), mask, dict(notes))
