@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from calib.draw import TooLittleTextError, check_documents, check_stream
-from calib.pool import document_id
-from calib.readers import read_texts
 from calib.spec import GenerateSpec, positions
 from cluster.yamlfile import Place, Problem
 from jobs.files import read_json
 from jobs.plan.cells import Cell, Draw
-from jobs.plan.inputs import DatasetInput, Inputs
+from jobs.plan.inputs import Inputs
+from jobs.plan.text_checks import SmallTexts
+from jobs.plan.token_checks import has_token
 
-MOST_BYTES = 8_000_000
-"""Files larger than this are not read for the sake of a check."""
 
-
-def generate_problems(cells: Iterable[Cell], inputs: Inputs) -> Iterator[Problem]:
+def generate_problems(
+    cells: Iterable[Cell], inputs: Inputs, texts: SmallTexts
+) -> Iterator[Problem]:
     """Generated datasets that cannot be written, or that cannot fill the draws from them."""
     draws = {(cell.model, cell.draw): None for cell in cells if cell.draw is not None}
     said: set[tuple[Place, str]] = set()
@@ -29,48 +27,47 @@ def generate_problems(cells: Iterable[Cell], inputs: Inputs) -> Iterator[Problem
             continue
         folder = inputs.models[model].folder
         place: Place = ("datasets", draw.dataset.rpartition("@")[0] or draw.dataset)
-        for message in [*_unwritable(spec, inputs, folder), *_shortage(spec, draw, folder)]:
+        unwritable = _unwritable(spec, model, inputs, texts)
+        for message in [*unwritable, *_shortage(spec, draw, folder)]:
             problem = (place, f"{draw.dataset}: {message}")
             if problem not in said:
                 said.add(problem)
                 yield Problem(*problem)
 
 
-def _unwritable(spec: GenerateSpec, inputs: Inputs, folder: Path | None) -> Iterator[str]:
+def _unwritable(spec: GenerateSpec, model: str, inputs: Inputs, texts: SmallTexts) -> Iterator[str]:
     if spec.source is not None:
-        most = _documents(inputs.datasets[spec.source])
-        if most is not None and most < spec.texts:
-            yield (
-                f"every text starts as another document, and {spec.source} has {most:,} documents "
-                f"at most; generate.texts is {spec.texts:,}: ask for fewer texts, or give "
-                f"{spec.source} more (max_documents limits it, too)"
-            )
+        yield from _too_few_prefixes(spec, spec.source, model, texts)
+    folder = inputs.models[model].folder
     room = None if folder is None else positions(read_json(folder / "config.json"))
     if room is not None and spec.prefix + 1 >= room:
         yield f"prefix_tokens: {spec.prefix} leaves no position to write at; the model has {room}"
-    if folder is not None and (spec.bos is True or spec.source is None) and _lacks_bos(folder):
+    needs_bos = spec.bos is True or spec.source is None
+    if folder is not None and needs_bos and has_token(folder, "bos_token") is False:
         yield (
             "the model's tokenizer has no BOS token; use `bos: none`, and a source of prefixes "
             "(`from`) so that a text has a beginning"
         )
 
 
-def _documents(entry: DatasetInput) -> int | None:
-    """Documents of a dataset at most; its files are read where they are small."""
-    if entry.spec.path is None:
-        return None
-    most = entry.spec.max_documents
-    source = entry.source
-    if source is None or sum(path.stat().st_size for path in source.files) > MOST_BYTES:
-        return most
-    return min(most, len({document_id(text) for text in read_texts(source)}))
-
-
-def _lacks_bos(folder: Path) -> bool:
-    """Does the tokenizer's configuration say outright that there is no BOS?"""
-    path = folder / "tokenizer_config.json"
-    config: dict[str, Any] = read_json(path) if path.is_file() else {}
-    return config.get("bos_token", "") is None
+def _too_few_prefixes(
+    spec: GenerateSpec, source: str, model: str, texts: SmallTexts
+) -> Iterator[str]:
+    """Fewer documents that can begin a text than there are texts to write."""
+    most = texts.documents(source)
+    lengths = texts.lengths(source, model, "")
+    if most is not None and most < spec.texts:
+        yield (
+            f"every text starts as another document, and {source} has {most:,} documents at most; "
+            f"generate.texts is {spec.texts:,}: ask for fewer texts, or give {source} more "
+            "(max_documents limits it, too)"
+        )
+    elif lengths is not None and (long := sum(n >= spec.prefix for n in lengths)) < spec.texts:
+        yield (
+            f"{long:,} documents of {source} have {spec.prefix} tokens (prefix_tokens), and "
+            f"generate.texts is {spec.texts:,}: ask for fewer texts or a shorter prefix, or give "
+            f"{source} more"
+        )
 
 
 def _shortage(spec: GenerateSpec, draw: Draw, folder: Path | None) -> Iterator[str]:

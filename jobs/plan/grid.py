@@ -176,8 +176,8 @@ class Evaluate(Strict):
 
     tasks: list[Task] = []
     perplexity: Annotated[list[str], BeforeValidator(as_list), AfterValidator(_once)] = []
-    seqlen: PositiveInt | None = None
-    max_length: PositiveInt | None = None
+    seqlen: Annotated[int, Field(ge=2)] | None = None  # of one token none is predicted
+    max_length: Annotated[int, Field(ge=2)] | None = None
     bos: Literal["none", "add"] = "none"
     limit: PositiveInt | None = None
     gate: Literal["warn", "refuse"] = "warn"

@@ -1,4 +1,4 @@
-"""Does a grid fit its models? Lengths, tokens and widths, by their files; no torch."""
+"""Does a grid fit its models? Lengths, widths and names, by their files; no torch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from jobs.plan.grid import Grid
 from jobs.plan.inputs import Inputs
 from prune.model.skip import OPENLM_PARTS, skipped
 from prune.pattern import Pattern
+from prune.recipe import Recipe
 
 
 def length_problems(grid: Grid, cells: Iterable[Cell], inputs: Inputs) -> Iterator[Problem]:
-    """Windows and requests longer than the model has positions for."""
+    """Windows and requests longer than the model has positions for, or too short for their use."""
+    cells = list(cells)
     drawn = {(c.model, c.draw.seqlen) for c in cells if c.draw is not None}
     wanted: list[tuple[Place, str, int | None]] = [
         *((("calibration", "seqlen"), model, seqlen) for model, seqlen in sorted(drawn)),
@@ -32,6 +34,24 @@ def length_problems(grid: Grid, cells: Iterable[Cell], inputs: Inputs) -> Iterat
                 place,
                 f"{length} tokens, and model {model} has {most} positions; use {most} or less",
             )
+    if grid.evaluate.perplexity and grid.evaluate.seqlen is None and grid.calibration.seqlen == [1]:
+        yield Problem(
+            ("calibration", "seqlen"),
+            "windows of 1 token have no perplexity, and evaluate.seqlen defaults to this; set "
+            "evaluate.seqlen to 2 or more",
+        )
+    for recipe in {
+        c.recipe for c in cells if c.draw and c.draw.seqlen == 1 and _predicts(c.recipe)
+    }:
+        yield Problem(
+            ("calibration", "seqlen"),
+            f"{recipe.short()} needs the gradients of predicted tokens, and a window of 1 token "
+            "predicts none; use 2 or more",
+        )
+
+
+def _predicts(recipe: Recipe) -> bool:
+    return recipe.pruner is not None and "gradient" in recipe.pruner.needs
 
 
 def generation_problems(grid: Grid, inputs: Inputs) -> Iterator[Problem]:
@@ -52,22 +72,6 @@ def generation_problems(grid: Grid, inputs: Inputs) -> Iterator[Problem]:
 def _positions(inputs: Inputs, model: str) -> int | None:
     folder = inputs.models[model].folder
     return None if folder is None else positions(read_json(folder / "config.json"))
-
-
-def bos_problems(grid: Grid, inputs: Inputs) -> Iterator[Problem]:
-    """Models whose tokenizers have no BOS token, where the grid wants one."""
-    for name, model in inputs.models.items():
-        if grid.evaluate.bos == "add" and model.folder is not None and not has_bos(model.folder):
-            yield Problem(
-                ("evaluate", "bos"),
-                f"'add' is not allowed; the tokenizer of {name} has no BOS token: write none",
-            )
-
-
-def has_bos(folder: Path) -> bool:
-    """Does a model's tokenizer have a BOS token?"""
-    paths = [folder / name for name in ("tokenizer_config.json", "special_tokens_map.json")]
-    return any(path.is_file() and read_json(path).get("bos_token") for path in paths)
 
 
 TRANSPOSED = ("gpt2", "openai-gpt")

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 
-from calib import draw
-from calib.pool import Pool
-from calib.readers import read_pool, read_rows
-from calib.sources import Source
-from cluster.yamlfile import Problem
 from jobs.plan.cells import Cell, digest, expand, science
-from jobs.plan.generate_checks import MOST_BYTES, generate_problems
+from jobs.plan.generate_checks import generate_problems
 from jobs.plan.grid import Grid, load_grid
 from jobs.plan.gridnames import name_problems
-from jobs.plan.inputs import DatasetInput, Inputs
+from jobs.plan.inputs import Inputs
 from jobs.plan.lookup import look_up
 from jobs.plan.model_checks import (
-    bos_problems,
     generation_problems,
     length_problems,
     skip_problems,
     width_problems,
 )
+from jobs.plan.text_checks import (
+    SmallTexts,
+    perplexity_problems,
+    selection_problems,
+    shortages,
+    unreadable,
+)
+from jobs.plan.token_checks import token_problems
 from jobs.run import OtherName, Plan
 
 
@@ -68,10 +69,14 @@ def plan_grid(path: Path, overrides: list[str], out: Path) -> Planned:
         problems += width_problems(grid, cells, inputs)
         problems += length_problems(grid, cells, inputs)
         problems += generation_problems(grid, inputs)
-        problems += bos_problems(grid, inputs)
-        problems += _unreadable(inputs)
-        problems += _shortages(cells, inputs, out / "artefacts" / "pools")
-        problems += generate_problems(cells, inputs)
+        problems += token_problems(grid, inputs)
+        problems += unreadable(inputs)
+    if not problems:  # the texts can be counted with these tokenizers
+        texts = SmallTexts(inputs, out / "artefacts" / "pools")
+        problems += shortages(cells, inputs, texts)
+        problems += selection_problems(inputs, texts)
+        problems += perplexity_problems(grid, texts)
+        problems += generate_problems(cells, inputs, texts)
     if problems:
         raise file.error(problems)
     walk = grid.pruning.model_dump()
@@ -133,86 +138,3 @@ def _plan(
         cells={key: cell.to_json() for key, cell in cells.items()},
         other_names=twins,
     )
-
-
-def _unreadable(inputs: Inputs) -> Iterator[Problem]:
-    """Datasets and texts with a row that cannot be read; of large files the first row is tried."""
-    for kind, entries in (("datasets", inputs.datasets), ("texts", inputs.texts)):
-        for name, entry in entries.items():
-            if entry.source is not None:
-                few = _bytes(entry.source) <= MOST_BYTES
-                try:
-                    for _ in islice(read_rows(entry.source), None if few else 1):
-                        pass
-                except (ValueError, OSError) as error:
-                    yield Problem((kind, name), f"{name}: {error}")
-
-
-BYTES_PER_TOKEN = 16
-"""No tokenizer of natural text needs more: a pool of so many bytes a token asked for is enough."""
-
-
-def _shortages(cells: list[Cell], inputs: Inputs, pools: Path) -> Iterator[Problem]:
-    """Draws that ask for more text than a dataset has, where that can be counted here.
-
-    Counts tokens only where the files are so small that they may not be enough.
-    """
-    largest: dict[tuple[str, str, str, int, int], int] = {}
-    for cell in cells:
-        if cell.draw is not None:
-            d = cell.draw
-            folds = 1 if d.fold is None else d.fold[1]
-            key = (cell.model, d.dataset, d.sampler, d.seqlen, folds)
-            largest[key] = max(largest.get(key, 0), d.size)
-    counted: dict[tuple[str, str], list[int]] = {}
-    for (model, dataset, sampler, seqlen, folds), size in largest.items():
-        entry = inputs.datasets[dataset]
-        text = _text(entry, pools)
-        tokenizer = (inputs.models[model].folder or Path()) / "tokenizer.json"
-        wanted = size * seqlen * folds
-        if text is None or not tokenizer.is_file():
-            continue
-        enough = wanted * BYTES_PER_TOKEN if sampler == "stream" else MOST_BYTES
-        size_of_text, read = text
-        if size_of_text > min(enough, MOST_BYTES):
-            continue
-        lengths = counted.get((model, dataset))
-        if lengths is None:
-            try:
-                lengths = counted[model, dataset] = _document_tokens(read(), tokenizer)
-            except ValueError as error:
-                yield Problem(("datasets", dataset), f"{dataset}: {error}")
-                counted[model, dataset] = []
-                continue
-        try:
-            if sampler == "stream":
-                draw.check_stream(sum(lengths) // folds, size, seqlen)
-            else:
-                draw.check_documents(sum(n >= seqlen for n in lengths) // folds, size, seqlen)
-        except draw.TooLittleTextError as error:
-            yield Problem(("cells", "size"), f"dataset {dataset}: {error}")
-
-
-def _text(entry: DatasetInput, pools: Path) -> tuple[int, Callable[[], Sequence[str]]] | None:
-    """Bytes of what a dataset's pool is made of, and its texts; None where it is not made yet."""
-    source = entry.source
-    if source is not None:
-        return _bytes(source), lambda: read_pool(source, entry.spec).texts
-    kept = pools / str(entry.identity) / "documents.parquet"
-    if not entry.spec.streaming or not kept.is_file():
-        return None
-    return kept.stat().st_size, lambda: list(Pool.load(kept.parent).texts)
-
-
-def _bytes(source: Source) -> int:
-    return sum(path.stat().st_size for path in source.files)
-
-
-def _document_tokens(texts: Sequence[str], tokenizer: Path) -> list[int]:
-    """Tokens of each document of a pool; needs the tokenizer's file only, not transformers."""
-    from tokenizers import Tokenizer
-
-    encoder = Tokenizer.from_file(str(tokenizer))
-    encoder.no_truncation()
-    encoded = encoder.encode_batch([" " + t for t in texts], add_special_tokens=False)
-    return [len(e.ids) for e in encoded]
