@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from prune.activations import allocate
 from prune.model.blocks import BlockInputs, Linear, record_block_inputs, replaced_forwards
 from prune.model.weights import BlockWeights
 
 TOKENS_AT_ONCE = 65536
-"""Tokens whose inputs of every block are kept together; more means fewer trips to the CPU."""
+"""Tokens whose inputs of every block are kept together; more means fewer trips to the host."""
 
 
 def gradient_norms(
@@ -27,7 +28,7 @@ def gradient_norms(
     The loss of a window is the mean cross-entropy of its next tokens. A group of windows goes
     forward with nothing kept but the inputs of each block, then backward block by block, each
     block computed again for one window at a time: on the device there are the squares of one
-    block, on the CPU those of all in float32.
+    block in float32, those of all where `allocate` finds room.
 
     Args:
         model: in evaluation mode, and dense.
@@ -36,27 +37,39 @@ def gradient_norms(
         input_ids: the calibration set, [size, seqlen].
 
     Returns:
-        Per block, by id of the linear's module: float32, on the CPU, laid out as its weight.
+        Per block, by id of the linear's module: float32, laid out as its weight.
 
     Raises:
         ValueError: a gradient is NaN or infinite; block and linear are named.
     """
     blocks = weights.blocks
-    totals: list[dict[int, Tensor]] = [{} for _ in blocks]
-    for ids in input_ids.split(max(1, TOKENS_AT_ONCE // input_ids.shape[1])):
+    modules = [list({id(x.module): x.module for x in block}.values()) for block in linears]
+    squares = _zeros([[x.weight.shape for x in block] for block in modules], model.device)
+    groups = input_ids.split(max(1, TOKENS_AT_ONCE // input_ids.shape[1]))
+    for ids in groups:
         inputs = record_block_inputs(model, weights, ids, batch=1)
         depth = _forward(inputs, weights)
         slopes = _tail_slopes(model, blocks, inputs, ids, depth.pop())
         for index in reversed(range(len(blocks))):
             hidden = depth.pop()
             with weights.here(index, then=index - 1 if index else None) as block:
-                squares, slopes = _backward(inputs, index, block, linears[index], hidden, slopes)
-            for module, square in squares.items():
-                total = totals[index].get(module)
-                part = square.cpu()
-                totals[index][module] = part if total is None else total.add_(part)
-    _check(linears, totals)
-    return [{module: x.sqrt_() for module, x in total.items()} for total in totals]
+                here = [x.to(model.device, non_blocking=True) for x in squares[index]]
+                slopes = _backward(inputs, index, block, modules[index], hidden, slopes, here)
+                if ids is groups[-1]:
+                    _finish(index, linears[index], modules[index], here)
+                for x, found in zip(squares[index], here, strict=True):
+                    x.copy_(found, non_blocking=True)
+    return [
+        {id(module): x for module, x in zip(block, found, strict=True)}
+        for block, found in zip(modules, squares, strict=True)
+    ]
+
+
+def _zeros(shapes: Sequence[Sequence[torch.Size]], device: torch.device) -> list[list[Tensor]]:
+    """Float32 zeros of these shapes, in one room."""
+    sizes = [shape.numel() for block in shapes for shape in block]
+    parts = iter(allocate((sum(sizes),), torch.float32, device).zero_().split(sizes))
+    return [[next(parts).view(shape) for shape in block] for block in shapes]
 
 
 def _forward(inputs: BlockInputs, weights: BlockWeights) -> list[Tensor]:
@@ -103,15 +116,14 @@ def _backward(
     inputs: BlockInputs,
     index: int,
     block: nn.Module,
-    linears: Sequence[Linear],
+    modules: Sequence[nn.Module],
     hidden: Tensor,
     slopes: Tensor,
-) -> tuple[dict[int, Tensor], Tensor]:
-    """Sum of squared gradients by id of module, and the slopes at the inputs of the block."""
-    modules = list({id(x.module): x.module for x in linears}.values())
-    weights = [module.weight for module in modules]
+    squares: Sequence[Tensor],
+) -> Tensor:
+    """Add the squared gradients of the modules' weights; the slopes at the block's inputs."""
+    weights: list[Any] = [module.weight for module in modules]
     before = [weight.requires_grad for weight in weights]
-    squares = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
     back = torch.empty_like(slopes)
     for weight in weights:
         weight.requires_grad_(True)
@@ -124,17 +136,17 @@ def _backward(
             output, [x, *weights], slopes[one], materialize_grads=True
         )
         for square, gradient in zip(squares, found, strict=True):
-            square += gradient.float().square()
+            square.addcmul_(gradient, gradient)  # in float32
     for weight, required in zip(weights, before, strict=True):
         weight.requires_grad_(required)
-    return {id(m): square for m, square in zip(modules, squares, strict=True)}, back
+    return back
 
 
-def _check(linears: Sequence[Sequence[Linear]], totals: Sequence[dict[int, Tensor]]) -> None:
-    """Refuse gradients that are NaN or infinite."""
-    for index, block in enumerate(linears):
-        for linear in block:
-            if not bool(totals[index][id(linear.module)].isfinite().all()):
-                raise ValueError(
-                    f"block {index}, linear {linear.name}: its gradient is NaN or infinite"
-                )
+def _finish(
+    index: int, linears: Sequence[Linear], modules: Sequence[nn.Module], squares: Sequence[Tensor]
+) -> None:
+    """Take the roots, and refuse gradients that are NaN or infinite."""
+    for module, square in zip(modules, squares, strict=True):
+        if not bool(square.sqrt_().amax().isfinite()):
+            name = next(x.name for x in linears if x.module is module)
+            raise ValueError(f"block {index}, linear {name}: its gradient is NaN or infinite")

