@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jobs.claims import take
-from jobs.files import unique_suffix
+from jobs.files import disk_error, unique_suffix
 from jobs.run import RunFolder, UnreadablePlanError
 from jobs.store import comparisons, merge
 from jobs.store.readback import Damaged, Damages
@@ -34,7 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     run = RunFolder(parser.parse_args(arguments).run)
     try:
         damaged = collect(run, lambda line: print(line, file=sys.stderr, flush=True), compare=True)
-    except (FileNotFoundError, UnreadablePlanError) as error:
+    except OSError as error:
+        parser.error(disk_error(error))
+    except UnreadablePlanError as error:
         parser.error(str(error))
     for file in damaged:
         print(describe(run, file), file=sys.stderr)

@@ -46,6 +46,24 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
 
 
+def disk_error(error: OSError) -> str:
+    """What a disk refused, for people: the path and the cause."""
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror.lower()}"
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why a folder, there or still to be made, takes no files of ours; None where it does."""
+    there = next(p for p in (folder, *folder.absolute().parents) if os.path.exists(p))  # noqa: PTH110  (Path.exists raises where it may not look)
+    if not there.is_dir():
+        return f"{there} is no folder"
+    allowed = os.access(
+        there, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids
+    )
+    return None if allowed else f"{there} cannot be written to"
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content, hexadecimal."""
     with path.open("rb") as file:

@@ -20,7 +20,7 @@ from rich.console import Console
 from cluster.profile import Profile, default_name, load_profile
 from cluster.yamlfile import InputError
 from jobs.evaluate.taskfiles import DEMO
-from jobs.files import write_json
+from jobs.files import disk_error, unwritable, write_json
 from jobs.plan.planning import Planned, plan_grid
 from jobs.run import RunFolder
 
@@ -34,16 +34,16 @@ def main(arguments: list[str] | None = None) -> int:
     name = options.cluster or default_name()
     try:
         profile = load_profile(name)
-        planned = plan_grid(options.grid, options.set, options.out)
+        planned = _plan(options)
         if not options.dry_run:
             planned = _prepare(planned, options, console)
             _check_place(planned, profile, options, console)
         if profile.backend == "docker":
             _separate(planned)
     except InputError as error:
-        for line in error.lines:
-            print(line, file=sys.stderr)
-        return EXIT_INPUT
+        return _refuse(error.lines)
+    except OSError as error:
+        return _refuse([f"{options.grid}: {disk_error(error)}; make it accessible to you"])
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: stop the jobs, keep what is done
         signal.signal(number, signal.default_int_handler)
     for notice in planned.notices:
@@ -64,9 +64,12 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(f"interrupted: {said}", highlight=False, soft_wrap=True)
         return EXIT_INTERRUPTED
     except InputError as error:  # what only the cluster itself could tell: nothing was submitted
-        for line in error.lines:
-            print(line, file=sys.stderr)
-        return EXIT_INPUT
+        return _refuse(error.lines)
+
+
+def _refuse(lines: list[str]) -> int:
+    print("\n".join(lines), file=sys.stderr)
+    return EXIT_INPUT
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,6 +96,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of runs (runs)")
     return parser
+
+
+def _plan(options: argparse.Namespace) -> Planned:
+    """The plan of the grid, once it is clear that its results can be written.
+
+    Raises:
+        InputError: they cannot, or the grid is wrong.
+    """
+    out: Path = options.out
+    for folder in (out, out / ".fingerprints", out / "artefacts"):
+        _check_writable(folder)
+    planned = plan_grid(options.grid, options.set, out)
+    _check_writable(out / planned.plan.name)
+    return planned
+
+
+def _check_writable(folder: Path) -> None:
+    if wrong := unwritable(folder):
+        raise InputError([f"--out: {wrong}; give a folder of runs that you may write into"])
 
 
 def _prepare(planned: Planned, options: argparse.Namespace, console: Console) -> Planned:

@@ -22,6 +22,7 @@ from rich.console import Console
 from cluster.yamlfile import InputError
 from jobs.claims import take
 from jobs.evaluate.taskfiles import DEMO, datasets_of, index_folder, task_index
+from jobs.files import disk_error, unwritable
 from jobs.mirror.fetching import Fetcher, Wanted
 from jobs.plan.grid import Grid, load_grid
 from jobs.plan.gridnames import name_problems
@@ -41,6 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
         problems = list(name_problems(grid))
         if problems:
             raise file.error(problems)
+        for name, folder in (("--mirror", options.mirror), ("--out", options.out)):
+            if wrong := unwritable(folder):
+                raise InputError([f"{name}: {wrong}; give a folder that you may write into"])
         options.mirror.mkdir(parents=True, exist_ok=True)
         mirror = options.mirror.resolve()
         _fetch(grid, options.grid, mirror, options.out, console)
@@ -49,6 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         for line in error.lines:
             print(line, file=sys.stderr)
+        return EXIT_INPUT
+    except OSError as error:
+        print(f"{options.grid}: {disk_error(error)}; make it accessible to you", file=sys.stderr)
         return EXIT_INPUT
     except hub.BrokenTransferError as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)

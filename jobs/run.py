@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from calib.pool import SEPARATOR
 from jobs.built import is_whole
-from jobs.files import read_json, unique_suffix, write_text
+from jobs.files import disk_error, read_json, unique_suffix, write_text
 from jobs.plan.cells import Cell, canonical, digest, digest_of_text
 from jobs.plan.grid import Compare, Evaluate, Pruning, Resources, Similarity
 from jobs.plan.inputs import Inputs
@@ -187,10 +187,12 @@ class RunFolder:
             UnreadablePlanError: its plan cannot be read.
         """
         path = self.path / "plan.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"{self.path} is no run: it has no plan.json")
         try:
+            if not path.is_file():
+                raise FileNotFoundError(f"{self.path} is no run: it has no plan.json")
             return Plan.model_validate_json(path.read_text("utf-8"))
+        except PermissionError as error:
+            raise UnreadablePlanError(f"{disk_error(error)}; make it readable to you") from error
         except ValueError as error:
             cause = str(error).split("\n", 1)[0]
             raise UnreadablePlanError(

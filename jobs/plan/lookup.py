@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
@@ -16,7 +17,7 @@ from jobs.demo.text import find as find_demo
 from jobs.evaluate.task_inputs import find_task
 from jobs.evaluate.taskfiles import DEMO, TaskFiles, task_index
 from jobs.evaluate.tasks import Task, perplexity_texts
-from jobs.files import Fingerprints, combined
+from jobs.files import Fingerprints, combined, disk_error
 from jobs.mirror.check import check
 from jobs.plan import modelfiles
 from jobs.plan.cells import digest
@@ -56,20 +57,26 @@ def look_up(grid: Grid, base: Path, out: Path) -> Inputs:
     finder = _Finder(base, inputs, fingerprints, manifest, out / "artefacts" / "pools")
     for i, name in enumerate(grid.model):
         place: Place = ("model", i) if len(grid.model) > 1 else ("model",)
-        inputs.models[name] = finder.model(name, place)
+        with finder.readable(place):
+            inputs.models[name] = finder.model(name, place)
     for name in sorted(used_datasets(grid)):
         spec = grid.dataset_spec(name)
         if spec is not None:  # `name_problems` reports what is unknown
-            inputs.datasets[name] = finder.dataset(name, spec, ("datasets", name))
+            with finder.readable(("datasets", name)):
+                inputs.datasets[name] = finder.dataset(name, spec, ("datasets", name))
     for name in grid.evaluate.perplexity:
         if name in perplexity_texts():
             spec = perplexity_texts()[name]
-            found = finder.dataset(name, spec, ("evaluate", "perplexity"))
-            inputs.texts[name] = TextInput(spec=spec, source=found.source, identity=found.identity)
+            with finder.readable(("evaluate", "perplexity")):
+                found = finder.dataset(name, spec, ("evaluate", "perplexity"))
+                inputs.texts[name] = TextInput(
+                    spec=spec, source=found.source, identity=found.identity
+                )
     if grid.evaluate.tasks:
         index = task_index(out / ".fingerprints")
         for i, task in enumerate(grid.evaluate.tasks):
-            finder.task(task, ("evaluate", "tasks", i), index)
+            with finder.readable(("evaluate", "tasks", i)):
+                finder.task(task, ("evaluate", "tasks", i), index)
     fingerprints.save()
     inputs.hashed = fingerprints.asked
     return inputs
@@ -84,6 +91,15 @@ class _Finder:
     fingerprints: Fingerprints
     manifest: Manifest
     pools: Path
+
+    @contextmanager
+    def readable(self, place: Place) -> Iterator[None]:
+        """Within, what the system does not let us read is a problem of `place`."""
+        try:
+            yield
+        except OSError as error:
+            remedy = "make it readable to you, or name another"
+            self.inputs.problems.append(Problem(place, f"{disk_error(error)}; {remedy}"))
 
     def model(self, name: str, place: Place) -> ModelInput:
         """A model folder, its content hashed."""
