@@ -4,16 +4,29 @@ An arm is what is compared (a dataset, a pruner, ...), measured on every documen
 Documents are crossed with everything, so differences are paired by document. Draws are nested in
 datasets: two datasets share none and give two *blocks* of independent draws; two pruners on one
 dataset share theirs, and one block holds their differences draw by draw.
+
+Answers that are right or wrong can agree everywhere by chance, and a variance of zero then says
+only that differences are rare: of n answers that all agree up to 3 / n may differ otherwise (the
+rule of three, 95 %). So no variance of such answers is taken to be less than what makes 1.96
+standard errors out of that. Of scores that are measured (a perplexity), or without outcomes by
+document, draws that tie leave their variance unknown.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+
+RARE = 3 / 1.96
+"""Standard errors of a mean over answers that all agree, in answers: the rule of three."""
+
+TIE = 1e-9
+"""Scores and differences of scores that are apart by less are one, with errors of rounding."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +36,13 @@ class Documents:
     Attributes:
         stratum: [documents] the task that each belongs to, from 0.
         weight: [strata] what the mean of a task's documents counts; the sum is 1.
+        answer: [strata] by how much one outcome changes where answers are right or wrong, 0 where
+            outcomes are measured; None: all are measured.
     """
 
     stratum: NDArray[np.int64]
     weight: Array
+    answer: Array | None = None
 
     @property
     def counts(self) -> Array:
@@ -37,6 +53,13 @@ class Documents:
     def each(self) -> Array:
         """[documents] what each counts; the sum is 1."""
         return (self.weight / self.counts)[self.stratum]
+
+    @property
+    def hidden(self) -> float:
+        """Variance of the mean that differences may have which are too rare to be seen once."""
+        if self.answer is None:
+            return 0.0
+        return float(((RARE * self.weight * self.answer / self.counts) ** 2).sum())
 
     def variance_of_mean(self, values: Array, lost: int = 1) -> float:
         """Variance of the weighted mean over documents of `values`, [..., documents] deviations.
@@ -62,24 +85,44 @@ class Block:
         scores: [draws] the score of each draw, with the sign of its arm.
         documents: [draws, documents] the same by document; None where it is not known.
         fixed: does nothing depend on a draw (magnitude, dense)? Then there is one, without error.
+        weight: what the scores were multiplied with, for a mean over several blocks.
     """
 
     scores: Array
     documents: Array | None = None
     fixed: bool = False
+    weight: float = 1.0
 
 
 def between_draws(block: Block, documents: Documents | None) -> float:
-    """Variance between the scores of a block's draws.
+    """Variance between the scores of a block's draws, as it is found; 0 where they tie.
 
     A score of few documents can tie by chance in all draws; then the variance is what the draw x
     document residual makes it at least.
     """
+    rounding = (TIE * max(1.0, float(np.abs(block.scores).max()))) ** 2
     variance = float(np.var(block.scores, ddof=1))
-    scale = float(np.abs(block.scores).max()) or 1.0
-    if variance < (1e-9 * scale) ** 2 and documents is not None and block.documents is not None:
-        return residual(block, documents)
-    return variance
+    if variance < rounding and documents is not None and block.documents is not None:
+        variance = residual(block, documents)
+    return variance if variance > rounding else 0.0
+
+
+def at_least(
+    variances: Sequence[float], blocks: Sequence[Block], documents: Documents | None
+) -> list[float]:
+    """Variances between the draws of blocks, raised to what these draws can rule out.
+
+    Answers vary by what may be hidden among all of all draws at least. A block whose draws tie is
+    taken to vary as the others do at most; where all do, nothing tells how far (0).
+
+    Args:
+        variances: of each block, see `between_draws`. documents: None where they are not known.
+    """
+    most = max(variances)
+    if documents is None:
+        return [v or most for v in variances]
+    hidden = [b.weight**2 * documents.hidden / len(b.scores) for b in blocks]
+    return [max(v, h) or most for v, h in zip(variances, hidden, strict=True)]
 
 
 def residual(block: Block, documents: Documents) -> float:

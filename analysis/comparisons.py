@@ -190,9 +190,9 @@ def as_block(cells: Sequence[Cell], sign: float, outcomes: Outcomes | None) -> B
     rows = [None if outcomes is None else outcomes.of(c.cell) for c in cells]
     known = [row for row in rows if row is not None]
     if outcomes is None or len(known) < len(rows):
-        return Block(sign * np.array([c.value for c in cells]), None, fixed)
+        return Block(sign * np.array([c.value for c in cells]), None, fixed, abs(sign))
     values = sign * np.stack(known)
-    return Block(values @ outcomes.documents.each, values, fixed)
+    return Block(values @ outcomes.documents.each, values, fixed, abs(sign))
 
 
 def _paired_blocks(a: Sequence[Cell], b: Sequence[Cell], outcomes: Outcomes | None) -> list[Block]:
@@ -221,7 +221,7 @@ def _paired_blocks(a: Sequence[Cell], b: Sequence[Cell], outcomes: Outcomes | No
 
 def _sum(a: Block, b: Block) -> Block:
     documents = None if a.documents is None or b.documents is None else a.documents + b.documents
-    return Block(a.scores + b.scores, documents)
+    return Block(a.scores + b.scores, documents, weight=a.weight)
 
 
 def _by_dataset(cells: Sequence[Cell]) -> dict[str | None, dict[int | None, Cell]]:

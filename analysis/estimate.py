@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from analysis.blocks import Array, Block, Documents, between_draws, residual
+from analysis.blocks import TIE, Array, Block, Documents, at_least, between_draws, residual
 from analysis.spread import Spread, alike, estimated_df, matched_df
 
 CONFIDENCE = 0.95
@@ -36,6 +36,8 @@ class Estimate:
         floor: the part of the variance that more draws do not lower.
         per_draw: the part that they do, times the present number of draws.
         draws: of each block that is drawn. arms: whose draws the variance is from.
+        tied: do all draws (or, of one draw, all documents) tie, and nothing tells how far apart
+            others are? Then nothing is decided: a variance of zero is not known to be one.
         wider: the same difference for new questions: what is sure there is sure here, though few
             draws alone may not say so at the small levels of a large family.
     """
@@ -48,26 +50,29 @@ class Estimate:
     per_draw: float
     draws: tuple[int, ...]
     arms: int
+    tied: bool = False
     wider: Estimate | None = None
 
     @property
     def p(self) -> float:
         """Two-sided p value of no difference."""
-        if self.stderr == 0:
-            return 0.0 if self.difference else 1.0
+        if self.tied:
+            return 1.0
         p = float(2 * stdtr(self.df, -abs(self.difference) / self.stderr))
         return p if self.wider is None else min(p, self.wider.p)
 
     def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
         """Two-sided t interval."""
+        if self.tied:
+            return -math.inf, math.inf
         half = float(stdtrit(self.df, (1 + confidence) / 2)) * self.stderr
         return self.difference - half, self.difference + half
 
     def p_equivalent(self, delta: float) -> float:
         """p value of a difference of `delta` or more, either way (two one-sided tests)."""
+        if self.tied:
+            return 1.0
         room = delta - abs(self.difference)
-        if self.stderr == 0:
-            return 0.0 if room > 0 else 1.0
         p = float(stdtr(self.df, -room / self.stderr))
         return p if self.wider is None else min(p, self.wider.p_equivalent(delta))
 
@@ -105,8 +110,6 @@ def estimates(
     drawn = [b for b in blocks if not b.fixed]
     if all(len(b.scores) > 1 for b in drawn) and drawn:
         over_draws = _over_draws(blocks, documents if by_document else None, spread)
-        if over_draws is None:
-            return []
         if not by_document:
             return [over_draws]
         assert documents is not None
@@ -120,16 +123,14 @@ def estimates(
 
 def _over_draws(
     blocks: Sequence[Block], documents: Documents | None, spread: Spread | None
-) -> Estimate | None:
+) -> Estimate:
     drawn = [b for b in blocks if not b.fixed]
     counts = [len(b.scores) for b in drawn]
-    variances = [between_draws(b, documents) for b in drawn]
+    dfs, found = [n - 1 for n in counts], [between_draws(b, documents) for b in drawn]
+    pooled = len(set(counts)) == 1 and alike(found, dfs)
+    variances = at_least(found, drawn, documents)
     parts = [v / n for v, n in zip(variances, counts, strict=True)]
-    if sum(parts) == 0 and documents is None:
-        return None  # all draws tie, and nothing says how far apart they could have been
-    dfs = [n - 1 for n in counts]
     variance, per_draw, arms = sum(parts), sum(variances), len(drawn)
-    pooled = len(set(counts)) == 1 and alike(variances, dfs)
     df = float(sum(dfs)) if pooled else estimated_df(parts, dfs)
     if spread is not None:
         variance = max(variance, spread.variance * sum(1 / n for n in counts))
@@ -144,6 +145,7 @@ def _over_draws(
         per_draw=per_draw,
         draws=tuple(len(b.scores) for b in blocks if not b.fixed),
         arms=arms,
+        tied=variance == 0,
     )
 
 
@@ -152,7 +154,7 @@ def _over_questions(
 ) -> Estimate:
     """The same difference for new draws and new documents."""
     from_draws = over_draws.stderr**2
-    from_documents = documents.variance_of_mean(_differences(blocks))
+    from_documents = max(documents.variance_of_mean(_differences(blocks)), documents.hidden)
     residuals = [
         residual(b, documents) / len(b.scores) if len(b.scores) > 1 else 0.0 for b in blocks
     ]
@@ -170,12 +172,13 @@ def _over_questions(
         per_draw=over_draws.per_draw,
         draws=over_draws.draws,
         arms=over_draws.arms,
+        tied=over_draws.tied,
     )
 
 
 def _these_sets(blocks: Sequence[Block], documents: Documents) -> Estimate:
     """The difference between these calibration sets, or models, for new documents."""
-    variance = documents.variance_of_mean(_differences(blocks))
+    variance = max(documents.variance_of_mean(_differences(blocks)), documents.hidden)
     return Estimate(
         estimand="sets" if any(not b.fixed for b in blocks) else "models",
         difference=float(sum(b.scores.mean() for b in blocks)),
@@ -185,6 +188,7 @@ def _these_sets(blocks: Sequence[Block], documents: Documents) -> Estimate:
         per_draw=0.0,
         draws=tuple(len(b.scores) for b in blocks if not b.fixed),
         arms=0,
+        tied=variance < TIE**2,
     )
 
 

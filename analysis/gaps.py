@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.blocks import Array, Block, Documents, between_draws
+from analysis.blocks import Array, Block, Documents, at_least, between_draws
 from analysis.estimate import CONFIDENCE
 from analysis.spread import matched_df, unequal
 
@@ -47,15 +47,18 @@ def fit(blocks: Sequence[Block], documents: Documents | None, estimand: str) -> 
     """The arms of one setting, for one estimand (`draws` or `questions`).
 
     Returns:
-        None where an arm has a single draw, or the outcomes by document are not known.
+        None where an arm has a single draw, where all draws of all arms tie and nothing tells how
+        far apart others are, or where the outcomes by document are wanted and not known.
     """
     counts = np.array([len(b.scores) for b in blocks])
     if counts.min() < 2:
         return None
     means = np.array([b.scores.mean() for b in blocks])
-    between = np.array([between_draws(b, documents) for b in blocks])
-    dfs = counts - 1
-    pooled = len(set(counts)) > 1 or not unequal(list(between), [int(df) for df in dfs])
+    dfs, found = counts - 1, [between_draws(b, documents) for b in blocks]
+    pooled = len(set(counts)) > 1 or not unequal(found, [int(df) for df in dfs])
+    between = np.array(at_least(found, blocks, documents))
+    if not between.any():
+        return None
     df: float = float(dfs.sum()) if pooled else float(dfs[0])
     if pooled:
         between = np.full(len(blocks), (between * dfs).sum() / dfs.sum())
@@ -77,6 +80,7 @@ def _crossed(blocks: Sequence[Block], documents: Documents) -> tuple[float, floa
     by_arm = np.stack([b.documents.mean(0) for b in blocks if b.documents is not None])
     interaction = by_arm - by_arm.mean(0)
     total = documents.variance_of_mean(interaction, lost=len(blocks) - 1)
+    total = max(total, documents.hidden / 2)  # of one arm; a difference has two
     residual = 0.0
     for block in blocks:
         assert block.documents is not None

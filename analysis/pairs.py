@@ -73,7 +73,7 @@ def compared(data: Data) -> list[Row]:
 
 
 def _row(pair: Pair, e: Estimate, verdict: Verdict, score: Score) -> Row:
-    low, high = e.interval()
+    low, high = (None, None) if e.tied else map(score.shown, e.interval())
     draws = min(e.draws, default=0)
     needed = verdict.draws_needed
     return {
@@ -89,18 +89,18 @@ def _row(pair: Pair, e: Estimate, verdict: Verdict, score: Score) -> Row:
         "mean_a": mean_of(pair.cells_a),
         "mean_b": mean_of(pair.cells_b),
         "difference": score.shown(e.difference),
-        "low": score.shown(low),
-        "high": score.shown(high),
+        "low": low,
+        "high": high,
         "unit": score.unit,
         "p": e.p,
         "p_holm": verdict.p,
         "p_equivalent": verdict.p_equivalent,
         "delta": score.shown(score.delta),
-        "detectable": score.shown(verdict.detectable),
+        "detectable": None if verdict.detectable is None else score.shown(verdict.detectable),
         "draws": draws,
         "more_draws": None if needed is None else max(needed - draws, 0),
         "bound_by_documents": verdict.bound_by_documents,
-        "stderr": e.stderr,
+        "stderr": None if e.tied else e.stderr,
         "df": e.df,
         "variance_of_arms": e.arms,
         "mixed": ", ".join(pair.flags),

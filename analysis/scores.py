@@ -229,7 +229,8 @@ def outcomes(
             return None
         parts.append(part)
     stratum = np.repeat(np.arange(len(parts)), [p.shape[1] for p in parts])
-    documents = Documents(stratum, np.full(len(parts), 1 / len(parts)))
+    answers = np.array([100.0 * bool(np.isin(p, (0, 100)).all()) for p in parts])
+    documents = Documents(stratum, np.full(len(parts), 1 / len(parts)), answers)
     return Outcomes(documents, np.concatenate(parts, 1), {n: i for i, n in enumerate(names)})
 
 

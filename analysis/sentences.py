@@ -85,8 +85,10 @@ class Teller:
         ahead = (row["difference"] < 0) == lower
         first, second = (row["a"], row["b"]) if ahead else (row["b"], row["a"])
         first, second = self.names.get(first, first), self.names.get(second, second)
-        said = "is level with" if row["difference"] == 0 else "beats"
-        text = f"{self.where(row)}: {first} {said} {second} by {_amount(row)}, {_verdict(row)}"
+        said = f"{first} beats {second} by {_size(row)}"
+        if row["difference"] == 0:
+            said = f"{first} is level with {second}"
+        text = f"{self.where(row)}: {said}{_interval(row)}, {_verdict(row)}"
         if row["estimand"] == ESTIMANDS["sets"]:
             text += " (one draw: of these calibration sets alone)"
         if row["estimand"] == ESTIMANDS["models"]:
@@ -101,7 +103,10 @@ class Teller:
         text = f"{self.where(row)}: best {row['best']}, worst {row['worst']}, a gap of "
         text += with_unit(row["gap"], row["unit"])
         if row["estimand"] == ESTIMANDS["sets"]:
-            return f"{text}; where there is one draw, nothing is said of others{_beware(row)}"
+            why = "all draws tie, which says nothing of others"
+            if row["draws"] < 2:
+                why = "where there is one draw, nothing is said of others"
+            return f"{text}; {why}{_beware(row)}"
         return (
             f"{text}; if nothing differed about {row['if_nothing_differed']:.2g}, rarely above "
             f"{row['at_most']:.2g} (p = {row['p']:.2g}){self._best(row)}{_beware(row)}"
@@ -158,16 +163,24 @@ def with_unit(value: float, unit: str) -> str:
     return f"{shown} {'point' if (shown, unit) == ('1', 'points') else unit}"
 
 
-def _amount(row: Row) -> str:
-    """A difference with its interval; of perplexities also in their own unit."""
-    low, high = row["low"], row["high"]
-    if row["difference"] < 0:  # told from the other side
-        low, high = -high, -low
-    difference = with_unit(abs(row["difference"]), row["unit"])
-    span = f"95 % CI {low:.3g} to {with_unit(high, row['unit'])}"
+def _size(row: Row) -> str:
+    """A difference; of perplexities in their own unit, which percent follow."""
     if row["unit"] == "%":
-        return f"{abs(row['mean_a'] - row['mean_b']):.3g} of perplexity ({difference}; {span})"
-    return f"{difference} ({span})"
+        return f"{abs(row['mean_a'] - row['mean_b']):.3g} of perplexity"
+    return with_unit(abs(row["difference"]), row["unit"])
+
+
+def _interval(row: Row) -> str:
+    """What is told beside a difference, in brackets."""
+    told = []
+    if row["unit"] == "%" and row["difference"]:
+        told.append(with_unit(abs(row["difference"]), row["unit"]))
+    if row["low"] is not None:
+        low, high = row["low"], row["high"]
+        if row["difference"] < 0:  # told from the other side
+            low, high = -high, -low
+        told.append(f"95 % CI {low:.3g} to {with_unit(high, row['unit'])}")
+    return f" ({'; '.join(told)})" if told else ""
 
 
 def _verdict(row: Row) -> str:
@@ -176,6 +189,9 @@ def _verdict(row: Row) -> str:
         return f"equivalent within {delta}"
     if row["verdict"] == "differs":
         return "differs"
+    if row["low"] is None:
+        what = "documents" if row["estimand"] in ALONE else "draws"
+        return f"undecided: all {what} tie, which says nothing of others"
     if row["estimand"] == ESTIMANDS["sets"]:
         return "undecided"
     if row["bound_by_documents"]:

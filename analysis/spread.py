@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import chdtrc, fdtr, ndtri, stdtrit
 
-from analysis.blocks import Array, Block, Documents, between_draws
+from analysis.blocks import Array, Block, Documents, at_least, between_draws
 
 LEAST_FREEDOM = 4
 """Degrees of freedom of each arm's variance from which on it may be pooled; fewer cannot tell."""
@@ -106,7 +106,8 @@ def pool(
     if not (alike(variances, dfs) or _alike_elsewhere(variances, dfs, elsewhere)):
         return None
     total = sum(dfs)
-    variance = sum(v * df for v, df in zip(variances, dfs, strict=True)) / total
+    floored = at_least(variances, drawn, documents)
+    variance = sum(v * df for v, df in zip(floored, dfs, strict=True)) / total
     return Spread(variance, total, len(drawn))
 
 

@@ -54,11 +54,12 @@ def gap_table(data: Data) -> list[Row]:
         }
         observed = [float(b.scores.mean()) for b in blocks]
         row["gap"] = data.score.shown(max(observed) - min(observed))
+        told = []
         for estimand in ("draws", "questions"):
             fitted = fit(blocks, found.documents if found else None, estimand)
             if fitted is not None:
                 result = gap(fitted)
-                rows.append(
+                told.append(
                     row
                     | {
                         "estimand": ESTIMANDS[estimand],
@@ -68,8 +69,8 @@ def gap_table(data: Data) -> list[Row]:
                         "verdict": "differs" if result.p < ALPHA else "undecided",
                     }
                 )
-        if row["draws"] < 2:
-            rows.append(row | {"estimand": ESTIMANDS["sets"], "verdict": "one draw"})
+        verdict = "one draw" if row["draws"] < 2 else "draws tie"
+        rows += told or [row | {"estimand": ESTIMANDS["sets"], "verdict": verdict}]
     return rows
 
 

@@ -24,7 +24,8 @@ class Verdict:
     Attributes:
         verdict: `differs`, `equivalent` (within delta) or `undecided`.
         p: of no difference, after Holm. p_equivalent: of a difference of delta or more, likewise.
-        detectable: the smallest difference that these data find with power 0.8.
+        detectable: the smallest difference that these data find with power 0.8; None where ties
+            do not tell.
         draws_needed: draws an arm that find a difference of delta with power 0.8, where it is
             undecided; None too where no number of draws would (`bound_by_documents`).
         bound_by_documents: would no number of draws settle it?
@@ -33,7 +34,7 @@ class Verdict:
     verdict: str
     p: float
     p_equivalent: float
-    detectable: float
+    detectable: float | None
     draws_needed: int | None
     bound_by_documents: bool
 
@@ -81,6 +82,7 @@ def _judge(
     if verdict == UNDECIDED:
         if estimate.per_draw:
             needed = draws_needed(delta, lambda n: estimate.error_at(n, documents), alpha)
-        bound = needed is None and estimate.estimand != "sets"  # other sets may tell
-    smallest = detectable(estimate.stderr, estimate.df, alpha) if estimate.stderr else 0.0
+        # other sets may tell, and so may draws that do not tie
+        bound = needed is None and estimate.estimand != "sets" and not estimate.tied
+    smallest = None if estimate.tied else detectable(estimate.stderr, estimate.df, alpha)
     return Verdict(verdict, p, q, smallest, needed, bound)

@@ -96,8 +96,7 @@ def how_much_data(results: Results, f: Findings) -> Answer | None:
     enough = [
         small
         for small, large in sorted(steps)
-        if large == largest
-        and all(-delta < r["low"] and r["high"] < delta for r in steps[small, large])
+        if large == largest and all(_within(r, delta) for r in steps[small, large])
     ]
     told = []
     for (small, large), members in sorted(steps.items()):
@@ -121,6 +120,11 @@ def how_much_data(results: Results, f: Findings) -> Answer | None:
         f"{amount(f)} of {largest} windows.",
         "sizes",
     )
+
+
+def _within(row: Row, delta: float) -> bool:
+    """Does the interval keep a difference within delta? Draws that tie have none."""
+    return row["low"] is not None and -delta < row["low"] and row["high"] < delta
 
 
 def worse_than_magnitude(results: Results, f: Findings) -> Answer | None:

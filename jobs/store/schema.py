@@ -282,10 +282,14 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
             "mean_a": ("DOUBLE", "mean score of a, as in results"),
             "mean_b": ("DOUBLE", "mean score of b"),
             "difference": ("DOUBLE", "a - b, in the unit; of perplexities of the geometric means"),
-            "low": ("DOUBLE", "95 % interval of the difference"),
+            "low": ("DOUBLE", "95 % interval of the difference; NULL where all draws tie"),
             "high": ("DOUBLE", "95 % interval of the difference"),
             "unit": ("VARCHAR", "of difference, interval, delta and detectable: points or %"),
-            "stderr": ("DOUBLE", "standard error in points; of perplexities of 100 log(a / b)"),
+            "stderr": (
+                "DOUBLE",
+                "standard error in points; of perplexities of 100 log(a / b); NULL where all draws "
+                "tie (of one draw, all documents), which says nothing of how far apart others are",
+            ),
             "df": ("DOUBLE", "degrees of freedom of the t interval"),
             "p": ("DOUBLE", "p value of no difference"),
             "p_holm": ("DOUBLE", "the same after Holm, within the family"),

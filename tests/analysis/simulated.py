@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from analysis.blocks import Array, Documents
 
 
 @dataclass(frozen=True)
@@ -62,3 +62,36 @@ class Truth:
         document = random.normal(scale=self.document, size=(1, self.documents))
         crossed = random.normal(scale=self.dataset_document, size=(datasets, self.documents))
         return np.concatenate([document, crossed])
+
+
+@dataclass(frozen=True)
+class RareChanges:
+    """Two arms with right and wrong answers, the second with few that are wrong instead of right.
+
+    Attributes:
+        documents, draws: how many. rate: of answers that change; for one half it is the document's
+            change in all draws, for the other each draw's own.
+    """
+
+    documents: int
+    draws: int
+    rate: float
+
+    @property
+    def mean(self) -> float:
+        """The true difference of the arms, in points, over all documents that there could be."""
+        half = self.rate / 2
+        return 100 * (1 - (1 - half) ** 2)
+
+    @property
+    def answers(self) -> Documents:
+        """One task of them."""
+        return Documents(np.zeros(self.documents, np.int64), np.ones(1), np.array([100.0]))
+
+    def sample(self, random: np.random.Generator) -> tuple[Array, float]:
+        """Outcomes [2, draws, documents], and the difference expected on these documents."""
+        half, shape = self.rate / 2, (self.draws, self.documents)
+        lasting = random.random(self.documents) < half
+        wrong = lasting | (random.random(shape) < half)
+        y = np.stack([np.full(shape, 100.0), np.where(wrong, 0.0, 100.0)])
+        return y, float(100 * np.where(lasting, 1.0, half).mean())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow.parquet
 import pytest
 
@@ -14,7 +15,9 @@ from analysis.data import ESTIMANDS, Data, Row
 from analysis.scores import opened, scores
 from analysis.sentences import summary
 from analysis.tables import TABLES
+from jobs.collect import collect
 from tests.analysis.conftest import EFFECT, write_database
+from tests.written_run import make_plan, write_run
 
 
 @pytest.fixture(scope="module")
@@ -214,3 +217,41 @@ def test_methods_that_need_no_data_are_compared_by_document(
     said = capsys.readouterr().out
     assert "magnitude: 0.5 beats 0.6 by 10 points" in said
     assert "(nothing is drawn: of these models alone)" in said
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1, 2]])
+def test_ties_decide_nothing(
+    tmp_path: Path, seeds: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Equal losses of every window say nothing of others; equal answers bound what they hide."""
+    cells = {"dataset": ["a", "b"], "pruner": "wanda", "sparsity": 0.5, "size": 8, "seed": seeds}
+    plan = make_plan(cells=cells, evaluate={"tasks": ["sciq"], "perplexity": ["a"]})
+
+    def outcomes(cell: Any, name: str) -> Any:
+        apart = 0.01 * (cell.draw is not None and cell.draw.dataset == "b")
+        return np.linspace(1, 2, 40) + apart if name == "a" else np.repeat([0.0, 1.0], 20)
+
+    run = write_run(tmp_path / "ties", plan, outcomes)
+    assert collect(run, compare=True) == []
+    with opened(run.database) as connection:
+        known = scores(connection)
+        pairs = {name: TABLES["pairs"][0](Data(connection, known[name])) for name in known}
+        gaps = {name: TABLES["gaps"][0](Data(connection, known[name])) for name in known}
+    for row in pairs["ppl_a"]:
+        if len(seeds) > 1:  # of one draw documents tell: all have the same difference
+            assert row["difference"] == pytest.approx(-1, abs=0.01)
+        assert (row["verdict"], row["p"], row["p_equivalent"]) == ("undecided", 1, 1)
+        assert (row["low"], row["stderr"], row["detectable"]) == (None, None, None)
+        assert not row["bound_by_documents"]
+    assert {r["verdict"] for r in gaps["ppl_a"]} == {"draws tie" if len(seeds) > 1 else "one draw"}
+    for row in pairs["sciq"]:
+        assert row["difference"] == 0
+        if row["estimand"] == ESTIMANDS["questions"]:  # three of forty may differ unseen
+            assert row["high"] > 100 * 3 / 40
+        assert row["verdict"] == "undecided"
+    for arguments in ([], ["--headline"], ["pairs"], ["gaps", "--format", "json"]):
+        assert main([str(run.database), *arguments]) == 0
+    said = capsys.readouterr().out
+    assert "is level with b (95 % CI -" in said
+    assert "tie, which says nothing of others" in said
+    assert "0 to 0" not in said

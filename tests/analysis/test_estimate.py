@@ -15,7 +15,7 @@ from analysis.power import detectable, draws_needed, power
 from analysis.shares import shares
 from analysis.spread import matched_df, noise, pool
 from analysis.verdict import benjamini_hochberg, holm, judge_family
-from tests.analysis.simulated import Truth
+from tests.analysis.simulated import RareChanges, Truth
 
 FEW = 400
 """Simulations: a coverage of 95 % is then found between 91.7 and 98.3 %, three standard errors."""
@@ -112,6 +112,66 @@ def test_draws_that_tie_by_chance_are_no_certainty() -> None:
     assert np.ptp(y.mean(2)) == 0
     for e in estimates(independent(y), one_task(100)):
         assert e.stderr > 1
+
+
+@pytest.mark.parametrize("outcomes", [False, True])
+def test_measured_draws_that_tie_decide_nothing(outcomes: bool) -> None:
+    by_window = np.tile(np.random.default_rng(5).normal(size=50), (3, 1)) if outcomes else None
+    for a, b in ((2.0, 2.0), (2.0, 1.0), (2.0 + 1e-15, 2.0)):  # level, apart, apart by rounding
+        blocks = [
+            Block(sign * np.full(3, score), None if by_window is None else sign * by_window)
+            for sign, score in ((1, a), (-1, b))
+        ]
+        found = estimates(blocks, one_task(50) if outcomes else None)
+        assert len(found) == 1 + outcomes
+        for e in found:
+            assert e.tied
+            assert e.interval() == (-math.inf, math.inf)
+            (verdict,) = judge_family([e], 5.0, 50 if outcomes else None)
+            assert (verdict.verdict, verdict.p, verdict.p_equivalent) == ("undecided", 1, 1)
+            assert (verdict.draws_needed, verdict.bound_by_documents) == (None, False)
+        assert fit([b for b in blocks for _ in range(2)], None, "draws") is None
+
+
+def test_an_arm_that_ties_is_taken_to_vary_as_the_other_does() -> None:
+    moving = np.array([1.0, 2.0, 3.0])
+    (e,) = estimates([Block(moving), Block(np.full(3, -2.0))], None)
+    assert e.stderr == pytest.approx(math.sqrt(2 / 3))
+
+
+@pytest.mark.parametrize("draws", [1, 2, 5])
+def test_right_answers_that_all_agree_hide_three_of_their_number(draws: int) -> None:
+    n = 200
+    documents = RareChanges(n, draws, 0).answers
+    y = np.tile(np.where(np.arange(n) < 150, 100.0, 0.0), (2, draws, 1))
+    *here, new = estimates(independent(y), documents)
+    assert new.interval()[1] >= 100 * 3 / n
+    if draws > 1:  # of all answers that were given
+        assert here[0].interval()[1] >= 100 * 3 / (n * draws)
+        assert here[0].stderr == pytest.approx(2**0.5 * 100 * 3 / 1.96 / n / draws)
+    (verdict,) = judge_family([new], 100 * 2 / n, n)
+    assert verdict.verdict == "undecided"
+    (verdict,) = judge_family([new], 100 * 50 / n, n)
+    assert verdict.verdict == "equivalent"
+
+
+@pytest.mark.parametrize("draws", [1, 2, 3, 5])
+def test_rare_changes_of_answers_are_covered(draws: int) -> None:
+    random = np.random.default_rng(draws)
+    for changes in (0.3, 1.0, 3.0):  # a draw
+        truth = RareChanges(30, draws, changes / 30)
+        covered, wrong = dict.fromkeys(("draws", "questions", "sets"), 0), 0
+        for _ in range(FEW):
+            y, here = truth.sample(random)
+            for e in estimates(independent(y), truth.answers):
+                low, high = e.interval()
+                wanted = here if e.estimand == "draws" else truth.mean
+                covered[e.estimand] += low <= wanted <= high
+                (verdict,) = judge_family([e], wanted, 30)  # the difference is delta
+                wrong += verdict.verdict == "equivalent"
+        told = [covered["sets"]] if draws == 1 else [covered["draws"], covered["questions"]]
+        assert min(told) >= 0.917 * FEW, (changes, covered)
+        assert wrong <= len(told) * 0.083 * FEW
 
 
 def test_arms_that_are_alike_share_their_variance_and_others_do_not() -> None:

@@ -18,7 +18,7 @@ from analysis.estimate import Estimate, estimates
 from analysis.gaps import best_set, fit, gap
 from analysis.spread import noise, pool
 from analysis.verdict import judge_family
-from tests.analysis.simulated import Truth
+from tests.analysis.simulated import RareChanges, Truth
 
 DRAWS = (2, 3, 5, 20)
 DATASETS, SETTINGS = 4, 6
@@ -61,11 +61,33 @@ def main(arguments: list[str] | None = None) -> None:
     print("many draws as they were told")
     for draws in DRAWS[:3]:
         print(f"  {draws:3} draws {_at_delta(Truth(draws=draws), n)}")
+    print("\nright or wrong answers of which few change (half of them in all draws): coverage, and")
+    print("a difference of delta called equivalent; any draw, and new questions")
+    for documents in (20, 100):
+        for draws in (1, *DRAWS):
+            for changes in (0.3, 1.0, 3.0):
+                told = _rare(RareChanges(documents, draws, changes / documents), n)
+                print(f"  {documents:3} documents, {draws:2} draws, {changes:3} change {told}")
 
 
-def _documents(n: int) -> Documents:
+def _rare(truth: RareChanges, n: int) -> str:
+    random, counts = np.random.default_rng(0), dict.fromkeys(("covers", "questions"), 0)
+    counts |= {"equivalent": 0, "questions ": 0}
+    for _ in range(n):
+        (a, b), here = truth.sample(random)
+        blocks = _difference(*(Block(y.mean(1), y) for y in (a, b)))
+        for number, e in enumerate(estimates(blocks, truth.answers)):
+            wanted = here if e.estimand == "draws" else truth.mean
+            counts[("covers", "questions")[number]] += _covers(e, wanted)
+            (verdict,) = judge_family([e], wanted, truth.documents)
+            counts[("equivalent", "questions ")[number]] += verdict.verdict == "equivalent"
+    return _percent(counts, n)
+
+
+def _documents(truth: Truth) -> Documents:
     """Two tasks of unequal size."""
-    return Documents((np.arange(n) >= n // 3).astype(np.int64), np.array([0.5, 0.5]))
+    tasks = (np.arange(truth.documents) >= truth.documents // 3).astype(np.int64)
+    return Documents(tasks, np.array([0.5, 0.5]), np.full(2, 100.0 * truth.binary))
 
 
 def _simulate(
@@ -77,7 +99,7 @@ def _simulate(
         equal: do datasets differ on single documents, but not on the whole?
     """
     random = np.random.default_rng(0)
-    documents = _documents(truth.documents)
+    documents = _documents(truth)
     for _ in range(n):
         fixed = truth.fixed(len(effects), random)
         if equal:
@@ -132,15 +154,13 @@ def _uneven(truth: Truth, n: int) -> str:
 def _crossed(truth: Truth, noisy: float, n: int) -> str:
     found = {"quiet": 0, "noisy": 0, "found alone": 0, "found": 0}
     scale, random = np.array([1.0, 1, 1, noisy]), np.random.default_rng(2)
-    sd = (
-        truth.draw**2 + truth.draw_document**2 * (_documents(truth.documents).each ** 2).sum()
-    ) ** 0.5
+    sd = (truth.draw**2 + truth.draw_document**2 * (_documents(truth).each ** 2).sum()) ** 0.5
     effects = np.array([50.0 + 3 * sd, 50, 50, 50])
     half = replace(truth, draw=truth.draw / 2**0.5)
     for _ in range(n):
         shared = random.normal(size=(DATASETS, truth.draws)) * half.draw * scale[:, None]
         fixed = truth.fixed(DATASETS, random)
-        documents = _documents(truth.documents)
+        documents = _documents(truth)
         fixed[1:] -= (fixed[1:] @ documents.each)[:, None]
         settings = [
             half.sample(effects, random, fixed, scale)[0] + shared[:, :, None]

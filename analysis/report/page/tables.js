@@ -135,7 +135,7 @@ function pairTable() {
       { key: 'better', label: 'higher ranked', value: (r) => named(r, better(r) ? r.a : r.b) },
       { key: 'worse', label: 'lower ranked', value: (r) => named(r, better(r) ? r.b : r.a) },
       { key: 'difference', label: `difference, ${metric.unit}`, number: true, downFirst: true, value: (r) => Math.abs(r.difference), format: (v) => v.toFixed(2) },
-      { key: 'interval', label: '95 % interval', number: true, sort: (r) => (better(r) === metric.higher ? r.low : -r.high), value: (r) => (r.difference < 0 ? `${(-r.high).toFixed(2)} to ${(-r.low).toFixed(2)}` : `${r.low.toFixed(2)} to ${r.high.toFixed(2)}`) },
+      { key: 'interval', label: '95 % interval', number: true, sort: (r) => (r.low === null ? null : better(r) === metric.higher ? r.low : -r.high), value: (r) => (r.low === null ? null : r.difference < 0 ? `${(-r.high).toFixed(2)} to ${(-r.low).toFixed(2)}` : `${r.low.toFixed(2)} to ${r.high.toFixed(2)}`) },
       { key: 'p', label: 'p (Holm)', number: true, value: (r) => r.p_holm, format: (v) => v.toPrecision(2) },
       ...axes.map((axis) => ({ key: axis, label: AXIS_LABELS[axis] ?? axis, value: (r) => r[axis], format: (v) => brief(axis, v), number: axis === 'sparsity' || axis === 'size' })),
       { key: 'dataset', label: 'on', value: (r) => r.dataset },
