@@ -5,11 +5,11 @@ Documents are crossed with everything, so differences are paired by document. Dr
 datasets: two datasets share none and give two *blocks* of independent draws; two pruners on one
 dataset share theirs, and one block holds their differences draw by draw.
 
-Answers that are right or wrong can agree everywhere by chance, and a variance of zero then says
+Answers that are right or wrong can agree everywhere by chance, and a variance near zero then says
 only that differences are rare: of n answers that all agree up to 3 / n may differ otherwise (the
-rule of three, 95 %). So no variance of such answers is taken to be less than what makes 1.96
-standard errors out of that. Of scores that are measured (a perplexity), or without outcomes by
-document, draws that tie leave their variance unknown.
+rule of three, 95 %). So where answers seldom differ, their variance is not taken to be less than
+what makes 1.96 standard errors out of that. Of scores that are measured (a perplexity), or without
+outcomes by document, draws that tie leave their variance unknown.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class Documents:
         return (self.weight / self.counts)[self.stratum]
 
     @property
-    def hidden(self) -> float:
-        """Variance of the mean that differences may have which are too rare to be seen once."""
+    def hidden(self) -> Array:
+        """[strata] variance of the mean by differences that are too rare to be seen once."""
         if self.answer is None:
-            return 0.0
-        return float(((RARE * self.weight * self.answer / self.counts) ** 2).sum())
+            return np.zeros(len(self.weight))
+        return np.asarray((RARE * self.weight * self.answer / self.counts) ** 2)
 
     def variance_of_mean(self, values: Array, lost: int = 1) -> float:
         """Variance of the weighted mean over documents of `values`, [..., documents] deviations.
@@ -112,17 +112,37 @@ def at_least(
 ) -> list[float]:
     """Variances between the draws of blocks, raised to what these draws can rule out.
 
-    Answers vary by what may be hidden among all of all draws at least. A block whose draws tie is
-    taken to vary as the others do at most; where all do, nothing tells how far (0).
+    Answers vary by what may be hidden among those of all draws at least, where fewer than three
+    are seen to change. A block whose draws tie is taken to vary as the others do at most; where all
+    do, nothing tells how far (0).
 
     Args:
         variances: of each block, see `between_draws`. documents: None where they are not known.
     """
-    most = max(variances)
-    if documents is None:
-        return [v or most for v in variances]
-    hidden = [b.weight**2 * documents.hidden / len(b.scores) for b in blocks]
-    return [max(v, h) or most for v, h in zip(variances, hidden, strict=True)]
+    raised = list(variances)
+    for i, block in enumerate(blocks):
+        if documents is not None and block.documents is not None:
+            hidden = block.weight**2 * float(documents.hidden.sum()) / len(block.scores)
+            if residual(block, documents) < hidden:
+                raised[i] = max(raised[i], hidden)
+    return [v or max(raised) for v in raised]
+
+
+def unseen(blocks: Sequence[Block], documents: Documents, difference: Array) -> float:
+    """Variance of the mean over documents by lasting differences that they may hide.
+
+    Nothing where half of a task's documents and more are seen to vary: so uncertain answers have no
+    rare ones among them.
+
+    Args:
+        blocks: with outcomes by document. difference: [..., documents] between their arms.
+    """
+    varied = (np.abs(difference) > TIE).reshape(-1, len(documents.stratum)).any(0)
+    for block in blocks:
+        assert block.documents is not None
+        varied |= np.ptp(block.documents, 0) > TIE
+    share = np.bincount(documents.stratum, varied, len(documents.weight)) / documents.counts
+    return float(documents.hidden[share < 0.5].sum())
 
 
 def residual(block: Block, documents: Documents) -> float:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from analysis.blocks import TIE, Array, Block, Documents, at_least, between_draws, residual
+from analysis.blocks import TIE, Array, Block, Documents, at_least, between_draws, residual, unseen
 from analysis.spread import Spread, alike, estimated_df, matched_df
 
 CONFIDENCE = 0.95
@@ -154,7 +154,7 @@ def _over_questions(
 ) -> Estimate:
     """The same difference for new draws and new documents."""
     from_draws = over_draws.stderr**2
-    from_documents = max(documents.variance_of_mean(_differences(blocks)), documents.hidden)
+    from_documents = _from_documents(blocks, documents)
     residuals = [
         residual(b, documents) / len(b.scores) if len(b.scores) > 1 else 0.0 for b in blocks
     ]
@@ -178,7 +178,7 @@ def _over_questions(
 
 def _these_sets(blocks: Sequence[Block], documents: Documents) -> Estimate:
     """The difference between these calibration sets, or models, for new documents."""
-    variance = max(documents.variance_of_mean(_differences(blocks)), documents.hidden)
+    variance = _from_documents(blocks, documents)
     return Estimate(
         estimand="sets" if any(not b.fixed for b in blocks) else "models",
         difference=float(sum(b.scores.mean() for b in blocks)),
@@ -190,6 +190,13 @@ def _these_sets(blocks: Sequence[Block], documents: Documents) -> Estimate:
         arms=0,
         tied=variance < TIE**2,
     )
+
+
+def _from_documents(blocks: Sequence[Block], documents: Documents) -> float:
+    """Variance that the documents give the difference, what they may hide included."""
+    difference = _differences(blocks)
+    seen = documents.variance_of_mean(difference)
+    return max(seen, unseen(blocks, documents, difference))
 
 
 def _differences(blocks: Sequence[Block]) -> Array:

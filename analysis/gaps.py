@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.blocks import Array, Block, Documents, at_least, between_draws
+from analysis.blocks import Array, Block, Documents, at_least, between_draws, unseen
 from analysis.estimate import CONFIDENCE
 from analysis.spread import matched_df, unequal
 
@@ -80,7 +80,7 @@ def _crossed(blocks: Sequence[Block], documents: Documents) -> tuple[float, floa
     by_arm = np.stack([b.documents.mean(0) for b in blocks if b.documents is not None])
     interaction = by_arm - by_arm.mean(0)
     total = documents.variance_of_mean(interaction, lost=len(blocks) - 1)
-    total = max(total, documents.hidden / 2)  # of one arm; a difference has two
+    total = max(total, unseen(blocks, documents, interaction) / 2)  # a difference has two arms
     residual = 0.0
     for block in blocks:
         assert block.documents is not None
