@@ -12,6 +12,7 @@ from ruamel.yaml.error import YAMLError
 from calib.spec import LOADERS
 from cluster.yamlfile import choices
 from jobs.evaluate import nltkdata
+from jobs.evaluate.own_tasks import own_problems
 from jobs.evaluate.taskfiles import (
     TaskFiles,
     datasets_of,
@@ -23,7 +24,7 @@ from jobs.evaluate.taskfiles import (
     task_folder,
 )
 from jobs.evaluate.tasks import PRESETS, Task
-from jobs.files import Fingerprints
+from jobs.files import Fingerprints, disk_error
 from jobs.plan.cells import digest
 from prune.model import hub
 
@@ -94,7 +95,7 @@ def find_task(
     """
     found = Found()
     if task.path is not None:
-        files = _local(task, hub.under(base, task.path), found)
+        files = _own(task, hub.under(base, task.path), found)
     else:
         files = index.get(task.name)
         if files is None:
@@ -108,20 +109,27 @@ def find_task(
         found.task.generates = generated_tokens(files.files)
         _find_words(task, mirror, found)
         _find_data(task, files, find_dataset, fingerprints, found)
-    except (OSError, YAMLError) as error:
-        found.problems.append(((), f"{task.name}: {' '.join(str(error).split())}"))
+    except (OSError, ValueError, YAMLError) as error:
+        found.problems.append(((), f"{task.name}: {_said(error)}"))
     return found
 
 
-def _local(task: Task, path: Path, found: Found) -> TaskFiles | None:
+def _said(error: Exception) -> str:
+    text = disk_error(error) if isinstance(error, OSError) else str(error)
+    return " ".join(text.split())
+
+
+def _own(task: Task, path: Path, found: Found) -> TaskFiles | None:
     """The files of a task that the user wrote."""
     if not path.is_file():
         found.problems.append((("path",), f"no file {path}"))
         return None
     try:
         defined = read_task(str(path))
-    except (OSError, YAMLError) as error:
-        found.problems.append((("path",), f"{path}: {' '.join(str(error).split())}"))
+    except (OSError, ValueError, YAMLError) as error:
+        message = _said(error)
+        named = message if str(path) in message else f"{path}: {message}"
+        found.problems.append((("path",), named))
         return None
     name = defined.get("group") or defined.get("task")
     if name != task.name:
@@ -132,8 +140,14 @@ def _local(task: Task, path: Path, found: Found) -> TaskFiles | None:
         found.problems.append((("path",), message))
         return None
     folder = path.resolve().parent
-    files = index_folder(folder)[task.name]
-    return TaskFiles([str(folder)], [str(folder / f) for f in files.files])
+    indexed = index_folder(folder).get(task.name)
+    leaves = [path.resolve()] if indexed is None else [folder / f for f in indexed.files]
+    try:
+        wrong = [f"{leaf}: {message}" for leaf in leaves for message in own_problems(leaf)]
+    except (OSError, ValueError, YAMLError) as error:
+        wrong = [_said(error)]
+    found.problems += [(("path",), message) for message in wrong]
+    return None if wrong else TaskFiles([str(folder)], [str(leaf) for leaf in leaves])
 
 
 def _choose_metric(task: Task, files: TaskFiles, found: Found) -> None:

@@ -159,19 +159,26 @@ _Constructor.add_multi_constructor("!", _tagged)
 
 
 @cache
-def read_task(path: str) -> dict[str, Any]:
-    """What a task file says, with what it includes.
+def read_task(path: str, within: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What a task file says, with what it includes; `within` are the files that include it.
 
     Raises:
-        OSError, ruamel.yaml.error.YAMLError: it, or what it includes, cannot be read.
+        OSError, ValueError, ruamel.yaml.error.YAMLError: it, or what it includes, cannot be read.
     """
+    if path in within:
+        raise ValueError(f"{path} includes itself; break the circle")
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
     own = yaml.load(Path(path).read_text("utf-8")) or {}
+    if not isinstance(own, dict):
+        raise ValueError(f"{path}: a task file is a mapping of keys such as task, output_type")
     included = own.pop("include", None) or []
+    names = [included] if isinstance(included, str) else included
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path}: include: {included!r} is not allowed; write a file name")
     merged: dict[str, Any] = {}
-    for name in [included] if isinstance(included, str) else included:
-        merged |= read_task(str(Path(path).parent / name))
+    for name in names:
+        merged |= read_task(str(Path(path).parent / name), (*within, path))
     return merged | own
 
 

@@ -65,6 +65,44 @@ def test_what_is_wrong_with_a_task_is_said_at_launch(
     assert message in refused(with_tasks(tasks), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("test_split: test", "metric_list: [acc]", ["metric_list.0", "'acc'", "mapping"]),
+        (LOCAL, "just words", ["barn.yaml", "mapping of keys"]),
+        (LOCAL, "[barn]", ["barn.yaml", "mapping of keys"]),
+        ("{data_files: {test: barn.jsonl}}", "[a]", ["dataset_kwargs", "mapping"]),
+        ("task: barn", "task: barn\ninclude: barn.yaml", ["barn.yaml includes itself"]),
+        ("task: barn", "task: barn\ninclude: {a: 1}", ["include", "file name"]),
+        ("task: barn", "task: barn\ninclude: none.yaml", ["none.yaml: no such file"]),
+        ("test_split: test", "generation_kwargs: {max_gen_toks: lots}", ["max_gen_toks", "'lots'"]),
+        ("multiple_choice", "multiple_choices", ["'multiple_choices'", "generate_until"]),
+        ("test_split: test", "", ["test_split", "missing"]),
+        ("dataset_path: json", "", ["dataset_path", "missing"]),
+        ('"{{q}}"', "!function utils.words", ["utils.words", "no file"]),
+        ("task: barn", "{task: barn}", ["barn.yaml"]),
+    ],
+)
+def test_what_is_wrong_inside_a_task_file_is_said_at_launch(
+    with_tasks: Callable[..., Path], tmp_path: Path, old: str, new: str, said: list[str]
+) -> None:
+    path = with_tasks("[barn.yaml]")
+    (tmp_path / "barn.yaml").write_text(LOCAL.replace(old, new))
+    message = refused(path, tmp_path)
+    assert all(word in message for word in said), message
+    assert message.startswith(f"{path}:")
+
+
+def test_a_function_that_the_module_lacks(with_tasks: Callable[..., Path], tmp_path: Path) -> None:
+    path = with_tasks("[barn.yaml]")
+    text = LOCAL.replace('"{{q}}"', "!function utils.words")
+    (tmp_path / "barn.yaml").write_text(text)
+    (tmp_path / "utils.py").write_text("def letters(doc): ...\n")
+    assert "defines no words" in refused(path, tmp_path)
+    (tmp_path / "utils.py").write_text("def words(doc): ...\n")
+    assert plan_grid(path, [], tmp_path).cells
+
+
 def test_a_local_task_is_known_by_its_content(
     with_tasks: Callable[..., Path], tmp_path: Path
 ) -> None:
