@@ -140,7 +140,8 @@ class BlockLoop:
         """Prune a block, refine it, measure what that changed, and move on."""
         block, linears = self.weights.blocks[index], self.linears[index]
         seen, aside = self._observe(index, pruner.needs)
-        dense = [linear.weight.clone() for linear in linears]
+        compared = bool(seen or aside)
+        dense = [x.weight.clone() if compared else x.weight for x in linears]
         results = [
             self._prune_linear(index, linear, pruner, seen.get(id(linear.module)))
             for linear in linears

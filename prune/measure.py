@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from prune.model.blocks import Linear
 from prune.pruner import Pruned
 from prune.report import LinearReport
-from prune.sample import pack_bits, sampled_positions
+from prune.sample import sampled_positions
 from prune.stream import Seen
 
 
@@ -23,34 +24,43 @@ def linear_reports(
     seen: Mapping[int, Seen],
     aside: Mapping[int, Seen],
 ) -> list[LinearReport]:
-    """What became of the linears of a block; the device is waited for once."""
+    """What became of the linears of a block; the device is waited for twice."""
     if not linears:
         return []
-    figures, samples = [], []
-    sampled = []
-    for linear, before in zip(linears, dense, strict=True):
-        rows, columns = before.shape
-        sampled.append(sampled_positions(rows, columns, index, linear.name))
-    places = torch.cat(sampled).to(dense[0].device).split([len(x) for x in sampled])
-    for linear, before, result, positions in zip(linears, dense, results, places, strict=True):
-        samples.append(pack_bits(result.mask.flatten()[positions]))
+    figures = []
+    for linear, before, result in zip(linears, dense, results, strict=True):
         figures.append(_nonzero(result.mask).double())
         for found in (seen.get(id(linear.module)), aside.get(id(linear.module))):
             if found is not None:
                 figures.append(found.relative_error(before, linear.weight))
+    samples = _samples(index, linears, results)
     numbers = iter(torch.stack(figures).tolist())
-    kept = torch.cat(samples).cpu().split([len(x) for x in samples])
     reports = []
-    for linear, before, result, sample in zip(linears, dense, results, kept, strict=True):
+    for linear, before, result, sample in zip(linears, dense, results, samples, strict=True):
         rows, columns = before.shape
         entry = LinearReport(index, linear.name, rows, columns, int(next(numbers)), result.notes)
         if id(linear.module) in seen:
             entry.error = _ratio(next(numbers))
         if id(linear.module) in aside:
             entry.heldout_error = _ratio(next(numbers))
-        entry.mask_sample = sample.numpy().tobytes()
+        entry.mask_sample = sample
         reports.append(entry)
     return reports
+
+
+def _samples(index: int, linears: Sequence[Linear], results: Sequence[Pruned]) -> list[bytes]:
+    """The bits of every mask that are kept, eight a byte, the first in the lowest."""
+    places = []
+    for linear, result in zip(linears, results, strict=True):
+        rows, columns = result.mask.shape
+        places.append(sampled_positions(rows, columns, index, linear.name))
+    sizes = [len(x) for x in places]
+    there = torch.cat(places).to(results[0].mask.device).split(sizes)
+    bits = [x.mask.flatten()[place] for x, place in zip(results, there, strict=True)]
+    return [
+        np.packbits(part.numpy(), bitorder="little").tobytes()
+        for part in torch.cat(bits).cpu().split(sizes)
+    ]
 
 
 def _ratio(value: float) -> float:
@@ -72,6 +82,8 @@ def _nonzero(x: Tensor) -> Tensor:
     if not x.is_cuda:
         return x.count_nonzero()
     if x.dtype == torch.bool:
-        return x.sum(-1, dtype=torch.int32).sum()
+        if x.numel() % 128:
+            return x.count_nonzero()
+        return x.view(torch.uint8).reshape(-1, 128).sum(1, dtype=torch.uint8).sum()  # 128: it fits
     each = torch.linalg.vector_norm(x, 0, dim=-1, dtype=torch.float32)  # exact below 2^24 a row
     return each.sum(dtype=torch.float64)

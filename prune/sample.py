@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -18,12 +19,19 @@ def sampled_positions(rows: int, columns: int, block: int, linear: str) -> Tenso
     be compared. A linear that is small enough is taken whole.
     """
     size = rows * columns
-    count = min(size, SAMPLED_WEIGHTS)
-    bounds = torch.arange(count + 1) * size // count
+    starts, lengths = _parts(size)
     digest = hashlib.sha256(f"{rows}x{columns}\0{block}\0{linear}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    within = torch.rand(count, generator=generator, dtype=torch.float64)
-    return bounds[:-1] + (within * (bounds[1:] - bounds[:-1])).long()
+    within = torch.rand(len(starts), generator=generator, dtype=torch.float64)
+    return starts + (within * lengths).long()
+
+
+@lru_cache(maxsize=64)
+def _parts(size: int) -> tuple[Tensor, Tensor]:
+    """Where equal parts of so many weights start, and how long they are."""
+    count = min(size, SAMPLED_WEIGHTS)
+    bounds = torch.arange(count + 1) * size // count
+    return bounds[:-1], bounds[1:] - bounds[:-1]
 
 
 def pack_bits(mask: Tensor) -> Tensor:
