@@ -82,9 +82,23 @@ def _answer(connection: duckdb.DuckDBPyConnection, options: argparse.Namespace) 
         columns = list(dict.fromkeys(name for row in found for name in row))
         FORMATS[options.format](columns, [[row.get(c) for c in columns] for row in found])
     else:
+        for note in _same_texts(connection):
+            print(note)
         for d in data:
             _tell(d)
     return 0
+
+
+def _same_texts(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """What is to be said of datasets that are one text."""
+    rows = connection.execute(
+        "SELECT DISTINCT dataset, other_dataset, shares_cells FROM same_texts ORDER BY ALL"
+    ).fetchall()
+    return [
+        f"{dataset} and {other} hold the same text: "
+        + (f"it is compared once, as {dataset}" if once else "they count as two datasets")
+        for dataset, other, once in rows
+    ]
 
 
 def _chosen(connection: duckdb.DuckDBPyConnection, names: Sequence[str] | None) -> list[Any]:

@@ -27,6 +27,9 @@ BUT_DATA = tuple(n for n in SETTING if n not in ("sampler", "dataset"))
 PAIRED = ("recipe", "sparsity", "pattern", "size")
 """Axes that share their draws."""
 
+SAME_TEXT = "same text"
+"""The flag of two datasets that hold the same documents, and so are no two."""
+
 ON_EACH_DATASET = ("recipe", "size")
 """Of those, the axes that are compared on every single dataset too."""
 
@@ -61,12 +64,14 @@ class Pair:
 
     @property
     def flags(self) -> list[str]:
-        """In what else, beside the axis, the arms' cells differ."""
+        """In what else, beside the axis, the arms' cells differ; or that they are one text."""
         mixed = [
             n for n in ("gpu", "image", "commit") if len({getattr(c, n) for c in self.cells}) > 1
         ]
         damped = {c.damped for c in self.cells}
-        return mixed + ["sampler"] * (len(self.samplers) > 1) + ["damping"] * (len(damped) > 1)
+        mixed += ["sampler"] * (len(self.samplers) > 1) + ["damping"] * (len(damped) > 1)
+        one = self.axis == "dataset" and len({c.text for c in self.cells} - {None}) == 1
+        return mixed + [SAME_TEXT] * (one and all(c.text for c in self.cells))
 
     @property
     def cells(self) -> tuple[Cell, ...]:

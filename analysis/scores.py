@@ -137,6 +137,7 @@ class Cell:
         raw: the score as `results` has it.
         commit, image, gpu: what it was made with; the GPUs of pruning and of evaluation.
         damped: was a Hessian damped more than asked?
+        text: equal for datasets that hold the same documents; None where nothing says so.
     """
 
     cell: str
@@ -157,10 +158,11 @@ class Cell:
     image: str | None
     gpu: str | None
     damped: bool
+    text: str | None = None
 
 
 def cells(connection: duckdb.DuckDBPyConnection, score: Score) -> list[Cell]:
-    """The cells of the grid that have a score."""
+    """The cells of the grid that have a score, once where two names stand for one text or model."""
     rows = connection.execute(
         """
         SELECT r.cell, r.model, r.dataset, r.pruner, r.recipe, r.sparsity, r.pattern, r.size,
@@ -168,12 +170,20 @@ def cells(connection: duckdb.DuckDBPyConnection, score: Score) -> list[Cell]:
             c.provenance ->> '$.commit', c.provenance ->> '$.image',
             concat_ws(', ', c.provenance ->> '$.gpu', g.gpus), r.cell IN (
                 SELECT cell FROM linears WHERE notes ->> '$.dampening' IS NOT NULL
-            )
-        FROM results r JOIN cells c USING (cell) JOIN scores s USING (cell)
+            ), t.text
+        FROM results r
+        JOIN cells c ON c.cell = r.cell AND c.model = r.model
+            AND c.dataset IS NOT DISTINCT FROM r.dataset
+        JOIN scores s ON s.cell = r.cell
+        LEFT JOIN (
+            SELECT model, name, min(dataset) AS text
+            FROM same_texts, unnest([dataset, other_dataset]) AS names(name)
+            WHERE NOT shares_cells GROUP BY ALL
+        ) t ON t.model = c.model AND t.name = c.dataset
         LEFT JOIN (
             SELECT cell, string_agg(DISTINCT gpu, ', ' ORDER BY gpu) AS gpus
             FROM evaluations WHERE in_grid GROUP BY cell
-        ) g USING (cell)
+        ) g ON g.cell = r.cell
         WHERE s.score = ? AND s.value IS NOT NULL AND isfinite(s.value)
             AND (s.value > 0 OR NOT s.lower_is_better)
         ORDER BY r.model, r.recipe, r.pattern, r.sparsity, r.size, r.dataset, r.seed, c.replicate

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from analysis.comparisons import SAME_TEXT
 from analysis.data import ALONE, ESTIMANDS, Data, Row
 from analysis.pairs import pair_table
 from analysis.tables import best_table, gap_table
@@ -102,6 +103,8 @@ class Teller:
         """How far datasets are apart in one setting, and how far they would be by chance."""
         text = f"{self.where(row)}: best {row['best']}, worst {row['worst']}, a gap of "
         text += with_unit(row["gap"], row["unit"])
+        if row["gap"] == 0:
+            text = f"{self.where(row)}: all {row['datasets']} datasets are level"
         if row["estimand"] == ESTIMANDS["sets"]:
             why = "all draws tie, which says nothing of others"
             if row["draws"] < 2:
@@ -149,8 +152,12 @@ def _mixes_samplers(row: Row) -> bool:
 
 
 def _beware(row: Row) -> str:
-    """In what else the arms of a comparison differ."""
-    return f"; beware, it mixes {row['mixed']}" if row["mixed"] else ""
+    """In what else the arms of a comparison differ, or that both are one text."""
+    flags = [flag for flag in row["mixed"].split(", ") if flag]
+    which = "some" if "datasets" in row else "both"
+    same = f"; beware, {which} hold the same text" if SAME_TEXT in flags else ""
+    mixed = ", ".join(flag for flag in flags if flag != SAME_TEXT)
+    return (f"; beware, it mixes {mixed}" if mixed else "") + same
 
 
 def _one_of(names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from analysis.association import associate
-from analysis.comparisons import BUT_DATA, SETTING, as_block, by_sampler, strata
+from analysis.comparisons import BUT_DATA, SAME_TEXT, SETTING, as_block, by_sampler, strata
 from analysis.data import ESTIMANDS, Data, Row, mean_of
 from analysis.gaps import best_set, fit, gap
 from analysis.pairs import pair_table
@@ -28,9 +28,11 @@ def _dataset_settings(of: Iterable[Cell]) -> Iterator[tuple[Row, dict[str, list[
         setting = dict(zip(BUT_DATA, values, strict=True))
         for sampler, group in by_sampler(members).items():
             arms = {str(d): cells for (d,), cells in strata(group, ("dataset",)).items()}
-            mixed = "sampler" if len({c.sampler for c in group}) > 1 else ""
+            flags = ["sampler"] * (len({c.sampler for c in group}) > 1)
+            texts = [cells[0].text for cells in arms.values() if cells[0].text]
+            flags += [SAME_TEXT] * (len(set(texts)) < len(texts))
             if len(arms) > 1:
-                yield setting | {"sampler": sampler, "mixed": mixed}, arms
+                yield setting | {"sampler": sampler, "mixed": ", ".join(flags)}, arms
 
 
 def gap_table(data: Data) -> list[Row]:

@@ -10,11 +10,11 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cluster.code import import_path
-from jobs.plan.cells import Cell
+from jobs.plan.cells import Cell, Draw
 from jobs.plan.grid import Compare
 
 
@@ -25,14 +25,13 @@ def headline(database: Path) -> str:
 
 def smallest_gap(cells: Iterable[Cell], compare: Compare) -> str:
     """The smallest gap between datasets that a grid can detect; empty where it compares none."""
-    seeds: dict[tuple[object, ...], dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+    drawn: dict[tuple[object, ...], list[Draw]] = defaultdict(list)
     for cell in cells:
-        if cell.draw is not None:
-            d = cell.draw
-            target = (cell.sparsity, cell.pattern)
-            setting = (cell.model, cell.recipe, target, d.size, d.seqlen, d.sampler)
-            seeds[setting][d.dataset].add(d.seed)
-    compared = [by_dataset for by_dataset in seeds.values() if len(by_dataset) > 1]
+        if cell.draw is not None and not cell.replicate:
+            setting = (cell.model, cell.recipe, cell.sparsity, cell.pattern)
+            drawn[*setting, cell.draw.size, cell.draw.seqlen].append(cell.draw)
+    seeds = (by_dataset for draws in drawn.values() for by_dataset in _seeds(draws))
+    compared = [by_dataset for by_dataset in seeds if len(by_dataset) > 1]
     if not compared:
         return ""
     draws = min(len(s) for by_dataset in compared for s in by_dataset.values())
@@ -41,6 +40,18 @@ def smallest_gap(cells: Iterable[Cell], compare: Compare) -> str:
     options = ["--draws", str(draws), "--datasets", str(datasets), "--unit", unit]
     options += ["--delta", str(compare.delta)]
     return _ask("analysis.power", *options)
+
+
+def _seeds(draws: Sequence[Draw]) -> Iterator[dict[str, set[int]]]:
+    """The seeds of each dataset: within a sampler, or across them where datasets have one each."""
+    samplers: dict[str, set[str]] = defaultdict(set)
+    for d in draws:
+        samplers[d.dataset].add(d.sampler)
+    across = all(len(found) == 1 for found in samplers.values())
+    groups: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+    for d in draws:
+        groups["" if across else d.sampler][d.dataset].add(d.seed)
+    yield from groups.values()
 
 
 def compare(database: Path, out: Path) -> None:

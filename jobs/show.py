@@ -224,7 +224,13 @@ def warnings(database: Path) -> list[str]:
             "SELECT dataset, max(units) FROM similarity WHERE measure = 'jaccard' "
             "AND units IS NOT NULL GROUP BY ALL ORDER BY 2, 1"
         ).fetchall()
+        same = connection.execute(
+            "SELECT DISTINCT dataset, other_dataset, shares_cells FROM same_texts ORDER BY ALL"
+        ).fetchall()
     found = [text for (text,) in off]
+    for dataset, other, shares_cells in same:
+        how = f"it is compared once, as {dataset}" if shares_cells else "they count as two datasets"
+        found.append(f"{dataset} and {other} hold the same text: {how}")
     found += [
         f"dataset {dataset} shares 13 words in a row with {n:,} of {total:,} documents of {task}"
         for dataset, task, n, total in shared

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from statistics import median
 from typing import Any
 
+from analysis.comparisons import SAME_TEXT
 from analysis.report.findings import Findings, Row
 from analysis.report.words import SURE, Answer, amount, gain_of, place, signed, some
 from analysis.results import CONDITION, Results, generated_datasets, mean
@@ -66,8 +67,10 @@ def _reach(f: Findings, pairs: list[Row]) -> str:
     if open_:
         text += f" Open pairs need {min(open_)} to {max(open_)} more draws (median "
         text += f"{median(open_):.0f})."
-    mixed = sorted({row["mixed"] for row in pairs if row["mixed"]})
-    return text + (f" Beware: comparisons mix {'; '.join(mixed)}." if mixed else "")
+    flags = {flag for row in pairs for flag in row["mixed"].split(", ") if flag}
+    mixed = sorted(flags - {SAME_TEXT})
+    text += f" Beware: comparisons mix {', '.join(mixed)}." if mixed else ""
+    return text + (" Beware: some datasets hold the same text." if SAME_TEXT in flags else "")
 
 
 def where_does_it_matter(results: Results, f: Findings) -> Answer | None:

@@ -98,7 +98,11 @@ def plan_grid(path: Path, overrides: list[str], out: Path) -> Planned:
 
 
 def _equal_texts(grid: Grid, cells: list[Cell], inputs: Inputs) -> Iterator[str]:
-    """Datasets of several names and one text, which share their cells."""
+    """Models, and datasets, of several names and one content, which share their cells."""
+    models: dict[str, str] = {}
+    for name, model in inputs.models.items():
+        if model.content is not None and models.setdefault(model.content, name) != name:
+            yield f"model {name} is the same as {models[model.content]}: they share cells"
     names: dict[str, list[str]] = {}
     for cell in cells:
         if cell.draw is not None:

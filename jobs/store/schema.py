@@ -303,7 +303,10 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
             "bound_by_documents": ("BOOLEAN", "undecided: would no number of draws settle it?"),
             "documents": ("BIGINT", "documents behind it; NULL where they are not known"),
             "variance_of_arms": ("INTEGER", "arms whose draws told the variance between draws"),
-            "mixed": ("VARCHAR", "in what else the arms differ: gpu, image, commit, sampler, ..."),
+            "mixed": (
+                "VARCHAR",
+                "in what else the arms differ: gpu, image, commit, sampler, damping; or: same text",
+            ),
         },
     ),
     "damaged": (

@@ -1,6 +1,7 @@
 """The views of the results database.
 
-`results` has one row a cell, `scores` one row a figure, and `draws` one row a draw and figure.
+`results` has one row a cell, `scores` one row a figure, `draws` one row a draw and figure, and
+`same_texts` one row two datasets that are one text.
 """
 
 from __future__ import annotations
@@ -80,7 +81,35 @@ def create_views(tasks: Sequence[tuple[str, str]], texts: Sequence[tuple[str, st
         "COMMENT ON VIEW draws IS 'The figures of cells that were calibrated, one row a draw and "
         "figure: without repetitions, and without second names of one text'",
         *comments("draws", DRAWS),
+        CREATE_SAME_TEXTS,
+        "COMMENT ON VIEW same_texts IS 'One row two datasets of the grid that are one text'",
+        *comments("same_texts", SAME_TEXTS),
     ]
+
+
+SAME_TEXTS = {
+    "model": "model, as the grid names it",
+    "dataset": "a dataset",
+    "other_dataset": "another",
+    "shares_cells": "is it known of the files, so that one set of cells stands for both? Else the "
+    "same documents were found in different files",
+}
+"""The columns of `same_texts`."""
+
+CREATE_SAME_TEXTS = """
+CREATE OR REPLACE VIEW same_texts AS
+SELECT DISTINCT c.model, c.dataset, o.dataset AS other_dataset, true AS shares_cells
+FROM other_names o JOIN cells c USING (cell)
+WHERE c.in_grid AND o.dataset <> c.dataset
+UNION ALL
+SELECT DISTINCT a.model, least(a.dataset, b.dataset), greatest(a.dataset, b.dataset), false
+FROM text_overlaps t
+JOIN pools a ON a.pool = t.key
+JOIN pools b ON b.pool = t.other_key AND b.model = a.model
+WHERE t.kind = 'pools' AND a.dataset <> b.dataset
+    AND t.shared_documents = t.documents AND t.shared_documents = t.other_documents
+ORDER BY ALL
+"""
 
 
 CREATE_DRAWS = f"""
@@ -90,10 +119,10 @@ WITH known AS (
         c.generated, r.similarity, coalesce(r.quality, q.value) AS quality,
         s.number, s.score, s.lower_is_better, s.value
     FROM results r
-    JOIN cells c ON (c.cell, c.model, c.dataset) = (r.cell, r.model, r.dataset)
+    JOIN cells c ON c.cell = r.cell AND c.model = r.model AND c.dataset = r.dataset
     JOIN scores s ON s.cell = r.cell
     LEFT JOIN similarity q ON q.cell = r.cell AND q.measure = 'quality'
-    WHERE r.replicate = 0 AND s.value IS NOT NULL
+    WHERE r.dataset IS NOT NULL AND r.replicate = 0 AND s.value IS NOT NULL
 )
 SELECT *,
     if(count(DISTINCT (dataset, sampler)) OVER setting > count(DISTINCT dataset) OVER setting,

@@ -15,7 +15,7 @@ from calib.pool import Pool, document_id
 from calib.readers import read_pool
 from calib.sources import locate
 from calib.spec import DatasetSpec
-from jobs import launch
+from jobs import launch, show
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -140,10 +140,16 @@ def test_two_names_of_one_text_are_told(
     capsys: pytest.CaptureFixture[str],
     dry: list[str],
 ) -> None:
+    rows = (corpora / "farm.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "again.jsonl").write_text("".join(reversed(rows)))  # other files, the same text
     grid = write_grid(
         {
-            "cells:\n": f'  twin: {{path: json, data_files: "{corpora}/farm.jsonl"}}\ncells:\n',
-            "dataset: [farm, city]": "dataset: [farm, twin]",
+            "cells:\n": f"""\
+  twin: {{path: json, data_files: "{corpora}/farm.jsonl"}}
+  again: {{path: json, data_files: "{tmp_path}/again.jsonl"}}
+cells:
+""",
+            "dataset: [farm, city]": "dataset: [farm, twin, again]",
             "seed: [0, 1]": "seed: [0]",
         }
     )
@@ -164,9 +170,20 @@ def test_two_names_of_one_text_are_told(
     scores = query(
         tmp_path / "tiny",
         "SELECT count(*), count(DISTINCT (dataset, cell)) FROM results JOIN scores USING (cell) "
-        "WHERE score = 'ppl_farm' AND dataset NOT NULL",
+        "WHERE score = 'ppl_farm' AND dataset IN ('farm', 'twin')",
     )
     assert scores == [(2 * len(one), 2 * len(one))]
+    draws = query(tmp_path / "tiny", "SELECT DISTINCT dataset FROM draws")
+    assert sorted(draws) == [("again",), ("farm",)]  # one text is one dataset, whatever its name
+    same = query(tmp_path / "tiny", "SELECT dataset, other_dataset, shares_cells FROM same_texts")
+    assert sorted(same) == [("again", "farm", False), ("farm", "twin", True)]
+    told = show.warnings(tmp_path / "tiny" / "results.duckdb")
+    assert "farm and twin hold the same text: it is compared once, as farm" in told
+    assert "again and farm hold the same text: they count as two datasets" in told
+    flags = query(tmp_path / "tiny", "SELECT DISTINCT a, b, mixed FROM comparisons")
+    assert [f for f in flags if f[0] in ("farm", "again", "twin")] == [
+        ("again", "farm", "same text")
+    ]
 
 
 # -- planted overlaps
