@@ -200,8 +200,8 @@ class BlockLoop:
             result = pruner.prune(linear.weight.contiguous(), inputs, self.targets[index])
         except ValueError as error:
             raise ValueError(f"block {index}, linear {linear.name}: {error}") from error
-        linear.weight.copy_(result.weight)
-        result.weight = linear.weight  # once is enough
+        result.write_into(linear.weight)
+        result.weight = None  # once is enough
         return result
 
     def _refine(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from prune.magnitude import Magnitude
 from prune.pattern import Target, lowest
-from prune.pruner import Pruned, Pruner, pruned
+from prune.pruner import Pruned, Pruner
 from prune.sparsegpt import SparseGPT, inverse_factor
 from prune.sparsegpt import saliency as sparsegpt_saliency
 from prune.wanda import Wanda
@@ -112,7 +112,7 @@ class DSnoT(Pruner):
         swaps = _Swaps(contribution, gain, scores, target.pattern.m or weight.shape[1], strict)
         back = self.variant == "paper"
         mask = swaps.run(mask, self.max_cycles, self.threshold, swap_back=back)
-        return pruned(weight, mask)
+        return Pruned(mask)
 
     def _released_saliency(self, weight: Tensor, inputs: InputStatistics) -> Tensor:
         """What the released code ranks for its starting mask, [rows, columns]."""

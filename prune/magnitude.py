@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prune.pattern import Target, lowest
-from prune.pruner import Pruned, Pruner, pruned
+from prune.pruner import Pruned, Pruner
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,4 +22,4 @@ class Magnitude(Pruner):
 
     def prune(self, weight: Tensor, inputs: InputStatistics, target: Target) -> Pruned:
         """See `Pruner.prune`."""
-        return pruned(weight, lowest(weight.abs(), target, group="matrix"))
+        return Pruned(lowest(weight.abs(), target, group="matrix"))

@@ -29,7 +29,7 @@ def linear_reports(
         return []
     figures = []
     for linear, before, result in zip(linears, dense, results, strict=True):
-        figures.append(_nonzero(result.mask).double())
+        figures.append(_nonzero(result.mask))
         for found in (seen.get(id(linear.module)), aside.get(id(linear.module))):
             if found is not None:
                 figures.append(found.relative_error(before, linear.weight))

@@ -19,14 +19,22 @@ class Pruned:
     """One linear after pruning.
 
     Attributes:
-        weight: [rows, columns], zero wherever `mask` is True; dtype of the given weight.
         mask: bool [rows, columns], True = pruned.
+        weight: [rows, columns], zero wherever `mask` is True; dtype of the given weight. None
+            where the weights that stay keep their values.
         notes: what the record should say of this linear, for example a raised damping.
     """
 
-    weight: Tensor
     mask: Tensor
+    weight: Tensor | None = None
     notes: dict[str, object] = field(default_factory=dict)
+
+    def write_into(self, weight: Tensor) -> None:
+        """Make the dense weight the pruned one."""
+        if self.weight is None:
+            weight.masked_fill_(self.mask, 0)
+        else:
+            weight.copy_(self.weight)
 
 
 @dataclass(frozen=True)
@@ -68,8 +76,3 @@ class Pruner(ABC):
             inputs: statistics of the inputs, and the linear's own random generator.
             target: the exact count to lose and its pattern.
         """
-
-
-def pruned(weight: Tensor, mask: Tensor, **notes: object) -> Pruned:
-    """`weight` with the masked entries set to zero and nothing else changed."""
-    return Pruned(weight.masked_fill(mask, 0), mask, dict(notes))

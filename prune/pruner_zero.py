@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from prune.pattern import Target, lowest
-from prune.pruner import Pruned, Pruner, pruned
+from prune.pruner import Pruned, Pruner
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,4 +36,4 @@ class PrunerZero(Pruner):
         least, most = gradient.min(), gradient.max()
         if most > least:
             saliency = saliency * ((gradient - least) / (most - least))
-        return pruned(weight, lowest(saliency, target, group="row"))
+        return Pruned(lowest(saliency, target, group="row"))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from prune.pattern import Target, lowest
-from prune.pruner import Pruned, Pruner, pruned
+from prune.pruner import Pruned, Pruner
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,4 +24,4 @@ class Random(Pruner):
 
         # drawn on the CPU, so that a GPU draws the same
         draws = torch.rand(weight.shape, dtype=torch.float64, generator=inputs.generator)
-        return pruned(weight, lowest(draws.to(weight.device), target, group="row"))
+        return Pruned(lowest(draws.to(weight.device), target, group="row"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from prune.pattern import Target, lowest
-from prune.pruner import Pruned, Pruner, pruned
+from prune.pruner import Pruned, Pruner
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ class RIA(Pruner):
         """See `Pruner.prune`."""
         magnitude = weight.abs().to(inputs.dtype)
         relative = _share(magnitude, 0) + _share(magnitude, 1)
-        return pruned(weight, lowest(relative * inputs.norm**self.a, target, group="matrix"))
+        return Pruned(lowest(relative * inputs.norm**self.a, target, group="matrix"))
 
 
 def _share(magnitude: Tensor, dim: int) -> Tensor:

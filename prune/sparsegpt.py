@@ -93,7 +93,7 @@ class SparseGPT(Pruner):
         if dampening != self.dampening:
             notes["dampening"] = dampening
         updated = torch.where(dead & ~mask, weight, W.to(weight.dtype))
-        return Pruned(updated, mask, notes)
+        return Pruned(mask, updated, notes)
 
 
 class InverseFactor(NamedTuple):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from prune.pattern import Target, lowest
-from prune.pruner import Pruned, Pruner, pruned
+from prune.pruner import Pruned, Pruner
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,4 +25,4 @@ class Wanda(Pruner):
 
     def prune(self, weight: Tensor, inputs: InputStatistics, target: Target) -> Pruned:
         """See `Pruner.prune`."""
-        return pruned(weight, lowest(saliency(weight, inputs), target, group="row"))
+        return Pruned(lowest(saliency(weight, inputs), target, group="row"))

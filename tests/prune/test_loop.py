@@ -14,7 +14,7 @@ from prune.block_loop import PruningOptions
 from prune.loop import full_precision, prune_model
 from prune.model.blocks import decoder_blocks
 from prune.pattern import Pattern, Target, lowest
-from prune.pruner import Pruned, Pruner, pruned
+from prune.pruner import Pruned, Pruner
 from prune.recipe import Recipe, parse
 from prune.statistics import InputStatistics
 
@@ -85,7 +85,7 @@ class Spy(Pruner):
 
     def prune(self, weight: Tensor, inputs: InputStatistics, target: Target) -> Pruned:
         self.given.append(inputs)
-        return pruned(weight, lowest(weight.abs().double(), target))
+        return Pruned(lowest(weight.abs().double(), target))
 
 
 def test_linears_that_read_one_tensor_share_its_statistics() -> None:
