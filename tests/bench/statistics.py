@@ -71,17 +71,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _rare(truth: RareChanges, n: int) -> str:
-    random, counts = np.random.default_rng(0), dict.fromkeys(("covers", "questions"), 0)
-    counts |= {"equivalent": 0, "questions ": 0}
+    random, names = np.random.default_rng(0), ("draws", "questions")[: 1 + (truth.draws > 1)]
+    covers, equivalent = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     for _ in range(n):
         (a, b), here = truth.sample(random)
         blocks = _difference(*(Block(y.mean(1), y) for y in (a, b)))
-        for number, e in enumerate(estimates(blocks, truth.answers)):
+        for name, e in zip(names, estimates(blocks, truth.answers), strict=True):
             wanted = here if e.estimand == "draws" else truth.mean
-            counts[("covers", "questions")[number]] += _covers(e, wanted)
+            covers[name] += _covers(e, wanted)
             (verdict,) = judge_family([e], wanted, truth.documents)
-            counts[("equivalent", "questions ")[number]] += verdict.verdict == "equivalent"
-    return _percent(counts, n)
+            equivalent[name] += verdict.verdict == "equivalent"
+    return f"{_percent(covers, n)}  equivalent{_percent(equivalent, n)}"
 
 
 def _documents(truth: Truth) -> Documents:
