@@ -28,6 +28,9 @@ from analysis.tables import TABLES
 MOST_SENTENCES = 60
 """Of comparisons that are spelled out; the tables have them all."""
 
+MOST_GAPS = 20
+"""The same of gaps, one a setting."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
@@ -124,8 +127,11 @@ def _tell(data: Data) -> None:
     print(f"{score.name} (a difference of {matters} matters)")
     if not teller.pairs:
         print("  nothing to compare: no two cells that are done differ in one axis alone")
-    for row in teller.told_gaps():
+    gaps = teller.told_gaps()
+    for row in gaps[:MOST_GAPS]:
         print("  " + teller.gap(row))
+    if len(gaps) > MOST_GAPS:
+        print(f"  gaps in {len(gaps) - MOST_GAPS:,} more settings: the table `gaps`")
     for sentence in islice(teller.comparisons(), MOST_SENTENCES):
         print("  " + sentence)
     print(f"  all comparisons ({len(teller.pairs):,}), with p values: the table `pairs`")

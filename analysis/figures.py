@@ -98,7 +98,7 @@ def gaps(results: Results, metric: Metric) -> Figure | None:
     if not groups:
         return None
     figure, panels = _panels(len(groups), width=1.7 if len(groups) == 1 else 1.0)
-    for axes, conditions in zip(panels, groups.values(), strict=False):
+    for axes, conditions in zip(panels, (groups[key] for key in sorted(groups)), strict=False):
         _gaps(axes, conditions, results, metric)
         if len(groups) > 1:
             axes.set_title(", ".join(_drawn(conditions[0].where, results)), fontsize=8.5)
@@ -132,7 +132,7 @@ def _gaps(axes: Axes, conditions: Sequence[Condition], results: Results, metric:
                 named = True
     names = [f"{100 * s:g} %" + ("" if p == "unstructured" else f"\n{p}") for p, s in places]
     axes.set_xticks(range(len(places)), names)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * max(c.gap(metric) for c in conditions) or 1)
     axes.set_xlabel("sparsity and pattern")
     axes.set_ylabel(f"best - worst dataset, {metric.unit}")
     _legend(axes)

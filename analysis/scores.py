@@ -186,7 +186,8 @@ def cells(connection: duckdb.DuckDBPyConnection, score: Score) -> list[Cell]:
         ) g ON g.cell = r.cell
         WHERE s.score = ? AND s.value IS NOT NULL AND isfinite(s.value)
             AND (s.value > 0 OR NOT s.lower_is_better)
-        ORDER BY r.model, r.recipe, r.pattern, r.sparsity, r.size, r.dataset, r.seed, c.replicate
+        ORDER BY r.model, r.recipe, r.pattern, r.sparsity, r.size, r.seqlen, r.dataset, r.sampler,
+            r.seed, c.replicate
         """,
         [score.name],
     ).fetchall()

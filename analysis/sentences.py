@@ -9,6 +9,7 @@ from typing import Any
 from analysis.comparisons import SAME_TEXT
 from analysis.data import ALONE, ESTIMANDS, Data, Row
 from analysis.pairs import pair_table
+from analysis.results import recipe_labels
 from analysis.tables import best_table, gap_table
 
 SETTING = ("model", "recipe", "pattern", "sparsity", "size", "seqlen", "sampler")
@@ -24,9 +25,7 @@ class Teller:
         self.best = best_table(data)
         pruned = [c for c in data.cells if c.pruner != "dense"]
         self.varied = {n for n in SETTING if len({getattr(c, n) for c in pruned} - {None}) > 1}
-        recipes = {c.recipe: c.pruner for c in pruned}
-        short = len(set(recipes.values())) == len(recipes)
-        self.names = recipes if short else {recipe: recipe for recipe in recipes}
+        self.names = recipe_labels(c.recipe for c in pruned)
 
     def told_pairs(self) -> list[Row]:
         """The comparisons that are worth a sentence: not those of pruners on single datasets."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import duckdb
 
-from analysis.results import CONDITION, recipe_labels
+from analysis.results import CONDITION
 from analysis.scores import Score, told_scores
 from analysis.sentences import Teller
 from analysis.tables import ESTIMANDS, Data, association_table, best_table, share_table
@@ -62,7 +62,6 @@ def gather(connection: duckdb.DuckDBPyConnection) -> list[Findings]:
     for score in told_scores(connection):
         data = Data(connection, score)
         teller = Teller(data)
-        teller.names = recipe_labels(teller.names)
         found.append(Findings(teller, best_table(data), share_table(data), association_table(data)))
     return found
 
