@@ -39,10 +39,22 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         columns, rows = ask(options.database, options.sql or queries[options.name])
     except duckdb.Error as error:
-        print(f"{options.database}: {error}", file=sys.stderr)
+        why = _of_another_version(options.database) if options.name else ""
+        print(why or f"{options.database}: {error}", file=sys.stderr)
         return 2
     FORMATS[options.format](columns, rows)
     return 0
+
+
+def _of_another_version(database: Path) -> str:
+    """Why a database has not what a query asks for, where it is no current one."""
+    from analysis.scores import DatabaseError, opened  # here: numpy, which no answer needs
+
+    try:
+        with opened(database):
+            return ""
+    except DatabaseError as error:
+        return str(error)
 
 
 def named_queries() -> dict[str, str]:

@@ -14,6 +14,12 @@ from analysis.tables import best_table, gap_table
 
 SETTING = ("model", "recipe", "pattern", "sparsity", "size", "seqlen", "sampler")
 
+TIES = (
+    "all draws tie, which says nothing of others",
+    "all documents tie, which says nothing of others",
+)
+"""What is said where nothing varies: of several draws, and of one."""
+
 
 class Teller:
     """Tells what one score's tables say, in as few words as keep its settings apart."""
@@ -52,6 +58,8 @@ class Teller:
     def _undecided(self, rows: Sequence[Row], of: int) -> str:
         first = rows[0]
         text = f"{self.where(first)}: {len(rows)} of {of} pairs of {first['axis']}s undecided"
+        if all(row["low"] is None for row in rows):
+            return f"{text}: {TIES[first['estimand'] in ALONE]}"
         more = sorted({row["more_draws"] for row in rows if row["more_draws"]})
         if first["estimand"] in ALONE or not more:
             return text
@@ -103,15 +111,16 @@ class Teller:
         text = f"{self.where(row)}: best {row['best']}, worst {row['worst']}, a gap of "
         text += with_unit(row["gap"], row["unit"])
         if row["gap"] == 0:
-            text = f"{self.where(row)}: all {row['datasets']} datasets are level"
+            how_many = "both" if row["datasets"] == 2 else f"all {row['datasets']}"
+            text = f"{self.where(row)}: {how_many} datasets are level"
         if row["estimand"] == ESTIMANDS["sets"]:
-            why = "all draws tie, which says nothing of others"
+            why = TIES[False]
             if row["draws"] < 2:
                 why = "where there is one draw, nothing is said of others"
             return f"{text}; {why}{_beware(row)}"
         return (
-            f"{text}; if nothing differed about {row['if_nothing_differed']:.2g}, rarely above "
-            f"{row['at_most']:.2g} (p = {row['p']:.2g}){self._best(row)}{_beware(row)}"
+            f"{text}; if nothing differed about {_short(row['if_nothing_differed'])}, rarely above "
+            f"{_short(row['at_most'])} (p = {row['p']:.2g}){self._best(row)}{_beware(row)}"
         )
 
     def _best(self, row: Row) -> str:
@@ -163,6 +172,11 @@ def _one_of(names: Sequence[str]) -> str:
     return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
+def _short(value: float) -> str:
+    """Two digits that count, without an exponent."""
+    return f"{float(f'{value:.2g}'):g}"
+
+
 def with_unit(value: float, unit: str) -> str:
     """A difference as it is printed, in points or percent."""
     shown = f"{value:.3g}"
@@ -196,8 +210,7 @@ def _verdict(row: Row) -> str:
     if row["verdict"] == "differs":
         return "differs"
     if row["low"] is None:
-        what = "documents" if row["estimand"] in ALONE else "draws"
-        return f"undecided: all {what} tie, which says nothing of others"
+        return f"undecided: {TIES[row['estimand'] in ALONE]}"
     if row["estimand"] == ESTIMANDS["sets"]:
         return "undecided"
     if row["bound_by_documents"]:

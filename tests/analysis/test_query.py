@@ -68,6 +68,15 @@ def test_wrong_sql_is_explained(database: str, capsys: pytest.CaptureFixture[str
     assert "sparsity" in capsys.readouterr().err
 
 
+def test_a_database_of_another_version_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with duckdb.connect(str(tmp_path / "old.duckdb")) as connection:
+        connection.execute("CREATE TABLE runs AS SELECT 1 AS schema_version")
+    assert main([str(tmp_path / "old.duckdb"), "gaps"]) == 2
+    assert "builds it anew" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [(["gapz"], "'gaps'"), (["gaps", "--sql", "x"], "not both"), (["--format", "xml"], "csv")],
