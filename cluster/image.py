@@ -138,7 +138,7 @@ def digest_of(container: Container, runs: Path) -> str:
     stat = path.stat()
     name = f"{path}|{stat.st_size}|{stat.st_mtime_ns}"
     known = runs / ".fingerprints" / f"image-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-    if not known.is_file():
+    if not known.is_file() or not known.read_text("utf-8").startswith("sha256:"):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         known.parent.mkdir(parents=True, exist_ok=True)

@@ -141,6 +141,7 @@ def run_cell(run: RunFolder, plan: Plan, key: str, beat: Heartbeat) -> None:
     import torch
 
     from jobs.stages.calibration import Stages, free_memory
+    from jobs.stages.dataset import describe_datasets
     from jobs.stages.prune import kept_model, prune_and_record
     from jobs.store.records import evaluate_and_record
 
@@ -150,6 +151,11 @@ def run_cell(run: RunFolder, plan: Plan, key: str, beat: Heartbeat) -> None:
     cell = plan.cell(key)
     stages = Stages(run, plan, beat)
     recorded = run.is_recorded(key) and run.is_kept(plan, key)
+    if recorded and cell.draw is not None:  # what was lost of its text is made again
+        stages.calibration(cell.draw, cell.model)
+        describe_datasets(stages, cell)
+    if recorded and not run.missing_evaluations(plan, key):
+        return
     model = kept_model(stages, key) if recorded else None
     if model is None:
         model = prune_and_record(stages, key, cell, beat)

@@ -81,12 +81,21 @@ def combined(hashes: Iterable[str]) -> str:
     return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
 
 
+def remembered(path: Path) -> dict[str, Any] | None:
+    """What a cache file holds; None where it is gone or damaged, and has to be found again."""
+    try:
+        data = read_json(path)
+    except (FileNotFoundError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
 class Fingerprints:
     """SHA-256 of files, hashed once and remembered by path, size and time of change."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "files.json"
-        self.known: dict[str, str] = read_json(self.path) if self.path.is_file() else {}
+        self.known: dict[str, str] = remembered(self.path) or {}
         self.changed = False
         self.asked: dict[str, tuple[str, str]] = {}  # by path: its stamp, and its hash
 

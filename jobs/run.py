@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict
 from calib.pool import SEPARATOR
 from jobs.built import is_whole
 from jobs.files import disk_error, read_json, unique_suffix, write_text
-from jobs.plan.cells import Cell, canonical, digest, digest_of_text
+from jobs.plan.cells import Cell, Draw, calibration_science, canonical, digest, digest_of_text
 from jobs.plan.grid import Compare, Evaluate, Pruning, Resources, Similarity
 from jobs.plan.inputs import Inputs
+from jobs.whole import KeptTexts, is_record_whole
 from prune.recipe import DENSE
 
 EVALUATION_VERSION = 2
@@ -97,6 +98,12 @@ class Plan(BaseModel):
             KeyError: the grid has no such cell.
         """
         return Cell.from_json(self.cells[key])
+
+    def calibration_key(self, draw: Draw, model: str) -> str:
+        """The identity of a calibration set."""
+        pool = self.inputs.pool(draw.dataset, model, self.dtype, draw.seqlen)
+        content = self.inputs.models[model].content
+        return digest(calibration_science(draw, pool) | {"model": content})
 
     def dataset_key(self, dataset: str, model: str, seqlen: int) -> str:
         """The identity of what is recorded of a dataset beside the reference and evaluations."""
@@ -244,6 +251,11 @@ class RunFolder:
         return self.path / "logs" / f"{name}.log"
 
     @property
+    def damaged(self) -> Path:
+        """Where files lie that could not be read."""
+        return self.path / "damaged"
+
+    @property
     def claims(self) -> Path:
         """The claims of the cells that are being run."""
         return self.path / "claims"
@@ -275,14 +287,14 @@ class RunFolder:
 
     def is_recorded(self, key: str) -> bool:
         """Is there the record of a cell's pruning, with its tables?"""
-        return _is_whole(self.record(key))
+        return is_record_whole(self.record(key))
 
     def missing_evaluations(self, plan: Plan, key: str) -> list[Evaluation]:
         """The evaluations that a cell still needs, or whose outcomes are gone."""
         return [
             e
             for e in plan.evaluations(plan.cells[key]["model"])
-            if not _is_whole(self.evaluation(key, e.key(key)))
+            if not is_record_whole(self.evaluation(key, e.key(key)))
         ]
 
     def is_kept(self, plan: Plan, key: str) -> bool:
@@ -292,15 +304,18 @@ class RunFolder:
         return is_whole(self.model(key) if plan.keep == "models" else self.masks(key))
 
     def is_done(self, plan: Plan, key: str) -> bool:
-        """Is a cell pruned, kept, and measured on everything?"""
+        """Is a cell pruned, kept with its text, and measured on everything?"""
+        cell = plan.cell(key)
         return (
             self.is_recorded(key)
             and self.is_kept(plan, key)
+            and KeptTexts(self, plan).of(cell.draw, cell.model)
             and not self.missing_evaluations(plan, key)
         )
 
     def done_cells(self, plan: Plan) -> set[str]:
         """The cells that `is_done` says yes to, of thousands, by listing folders."""
+        texts = KeptTexts(self, plan)
         pruned = _whole(self.path / "cells")
         folder = self.path / "evaluations"
         measured = set(_names(folder))
@@ -313,7 +328,9 @@ class RunFolder:
                 continue
             if plan.keep != "none" and cell["recipe"]["name"] != DENSE and key not in kept:
                 continue
-            if not needed or {e.key(key) for e in needed} <= _whole(f"{folder}/{key}"):
+            if needed and not {e.key(key) for e in needed} <= _whole(f"{folder}/{key}"):
+                continue
+            if texts.of(Draw.from_json(cell["draw"]), cell["model"]):
                 done.add(key)
         return done
 
@@ -360,11 +377,6 @@ class RunFolder:
                 return path
             finally:
                 partial.unlink()
-
-
-def _is_whole(record: Path) -> bool:
-    """Is there a record, with its tables beside it?"""
-    return record.is_file() and record.with_suffix(".parquet").is_file()
 
 
 def _whole(folder: Path | str) -> set[str]:

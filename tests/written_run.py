@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 
+from jobs.built import LISTING
 from jobs.evaluate.task_inputs import DEFAULT_METRIC, TaskInput
 from jobs.files import write_json
 from jobs.plan.cells import Cell, digest, expand, science
@@ -108,6 +109,9 @@ def write_run(
     run.write_plan(plan)
     for key in plan.cells:
         cell = plan.cell(key)
+        if cell.draw is not None:  # a set without files, all of which are there
+            drawn = run.calibration(plan.calibration_key(cell.draw, cell.model))
+            write_json(drawn / LISTING, {})
         write_table(run.tables(key), _linears(key, cell, mask(cell)), WITH_MASKS)
         write_json(run.record(key), cell_record(key, cell) | record(cell))
         for evaluation in plan.evaluations(cell.model):

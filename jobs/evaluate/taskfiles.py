@@ -5,7 +5,6 @@ Importing lm-eval and indexing its 15,000 files takes seconds; a dry run must no
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -19,6 +18,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.nodes import ScalarNode
+
+from jobs.files import remembered, write_json
 
 INDEX_VERSION = 2
 """Raised when the index holds something else than before."""
@@ -80,13 +81,10 @@ def task_index(cache_folder: Path) -> dict[str, TaskFiles]:
     """
     path = cache_folder / f"lm-eval-{version('lm-eval')}-{INDEX_VERSION}.json"
     root = tasks_folder()
-    if not path.is_file():
-        cache_folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        plain = {name: asdict(found) for name, found in index_folder(root).items()}
-        partial.write_text(json.dumps(plain), "utf-8")
-        partial.replace(path)
-    relative: dict[str, dict[str, list[str]]] = json.loads(path.read_text("utf-8"))
+    relative = remembered(path)
+    if relative is None:
+        relative = {name: asdict(found) for name, found in index_folder(root).items()}
+        write_json(path, relative)
     index = {
         name: TaskFiles(entry["folders"], [str(root / file) for file in entry["files"]])
         for name, entry in relative.items()

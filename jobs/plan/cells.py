@@ -38,6 +38,13 @@ class Draw:
     seed: int
     fold: tuple[int, int] | None = None
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any] | None) -> Draw | None:
+        """Read the plain data of one, None where there is none."""
+        if data is None:
+            return None
+        return cls(**{**data, "fold": tuple(data["fold"]) if data["fold"] else None})
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -81,15 +88,12 @@ class Cell:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Cell:
         """Read what `to_json` made."""
-        draw = data["draw"]
-        if draw is not None:
-            draw = Draw(**draw | {"fold": tuple(draw["fold"]) if draw["fold"] else None})
         return cls(
             data["model"],
             parse(data["recipe"]),
             Fraction(data["sparsity"]),
             data["pattern"],
-            draw,
+            Draw.from_json(data["draw"]),
             data["seed"],
             data.get("replicate", 0),
         )

@@ -18,7 +18,7 @@ from calib.draw import CalibrationSet, draw
 from calib.pool import SEPARATOR, Pool, Tokens
 from jobs.built import build_once, is_whole
 from jobs.files import read_json
-from jobs.plan.cells import Draw, calibration_science, digest
+from jobs.plan.cells import Draw, digest
 from jobs.run import Plan, RunFolder
 from jobs.stages import generate
 from jobs.stages.dataset import document_figures
@@ -139,15 +139,9 @@ class Stages:
 
     # -- draws
 
-    def calibration_key(self, draw_: Draw, model: str) -> str:
-        """The identity of a calibration set."""
-        pool = self.plan.inputs.pool(draw_.dataset, model, self.plan.dtype, draw_.seqlen)
-        content = self.plan.inputs.models[model].content
-        return digest(calibration_science(draw_, pool) | {"model": content})
-
     def calibration(self, draw_: Draw, model: str) -> tuple[str, CalibrationSet]:
         """Key and content of the calibration set of a cell, kept in the run."""
-        key = self.calibration_key(draw_, model)
+        key = self.plan.calibration_key(draw_, model)
 
         def build(folder: Path) -> None:
             self.progress("draw", 0, 0)

@@ -16,6 +16,7 @@ from jobs.files import read_json, unique_suffix, write_json
 from jobs.plan.cells import Cell
 from jobs.stages.contamination import task_grams
 from jobs.stages.similarity import pool_artefact
+from jobs.whole import is_record_whole
 
 if TYPE_CHECKING:
     from jobs.stages.calibration import Stages
@@ -55,7 +56,7 @@ def describe_dataset(stages: Stages, dataset: str, model: str, seqlen: int) -> N
     `datasets/<key>.json` says it of the pool, `datasets/<key>.parquet` of each document.
     """
     path = stages.run.dataset(stages.plan.dataset_key(dataset, model, seqlen))
-    if path.is_file():
+    if is_record_whole(path):
         return
     pool_folder = stages.pool_folder(dataset, model, seqlen)
     pool = Pool.load(pool_folder)

@@ -183,7 +183,7 @@ class Damages:
     @property
     def folder(self) -> Path:
         """Where damaged files lie."""
-        return self.run.path / "damaged"
+        return self.run.damaged
 
     def set_aside(self, path: Path, reason: str) -> None:
         """Move a file out of the way and keep the reason."""

@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import pytest
 from transformers import AutoModelForCausalLM
 
-from jobs import cell, launch
+from jobs import cell, collect, launch
 
 Write = Callable[..., Path]
 
@@ -74,6 +75,47 @@ def test_a_damaged_record_is_no_success(
     assert not record.exists()
     assert launch.main([str(grid), "--out", str(tmp_path)]) == 0
     assert json.loads(record.read_text())["cell"] == record.stem
+
+
+LOSSES: dict[str, Callable[[Path], None]] = {
+    "a record": lambda run: min(run.glob("datasets/*.json")).write_text("{"),
+    "a table": lambda run: min(run.glob("datasets/*.parquet")).write_bytes(b"PAR1"),
+    "a manifest": lambda run: min(run.glob("calibration/*/manifest.json")).unlink(),
+    "half a set": lambda run: min(run.glob("calibration/*/ids.safetensors")).write_bytes(b"x"),
+    "a folder": lambda run: shutil.rmtree(min(run.glob("calibration/*"))),
+}
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("lost", LOSSES)
+def test_what_is_lost_of_text_is_made_again_and_nothing_else(
+    finished_run: Path, tmp_path: Path, lost: str
+) -> None:
+    shutil.copytree(finished_run.parent, tmp_path / "runs")
+    run, grid = tmp_path / "runs" / "tiny", finished_run.parents[1] / "grid.yaml"
+    before, texts = _times(run), _contents(run)
+    LOSSES[lost](run)
+    collect.main([str(run)])  # finds what is damaged, and sets it aside
+    assert _contents(run) != texts
+    assert launch.main([str(grid), "--out", str(tmp_path / "runs")]) == 0
+    assert _contents(run) == texts
+    assert _times(run) == before
+    with duckdb.connect(str(run / "results.duckdb"), read_only=True) as connection:
+        sets = "SELECT count(DISTINCT calibration) FROM windows"
+        counts = f"SELECT (SELECT count(*) FROM pools), ({sets})"
+        assert connection.execute(counts).fetchall() == [(2, 4)]
+
+
+def _times(run: Path) -> dict[str, int]:
+    """When what was computed with a model was written."""
+    paths = [*run.glob("cells/*"), *run.glob("evaluations/*/*"), *run.glob("models/*/*")]
+    return {str(path): path.stat().st_mtime_ns for path in paths}
+
+
+def _contents(run: Path) -> dict[str, bytes]:
+    """What is kept of text."""
+    paths = [*run.glob("datasets/*"), *run.glob("calibration/*/[a-z]*")]
+    return {str(path): path.read_bytes() for path in paths}
 
 
 def test_unknown_cells_and_runs_are_refused(

@@ -55,3 +55,19 @@ def test_a_row_that_cannot_be_read_is_told_before_anything_runs(
     (told,) = capsys.readouterr().err.splitlines()
     assert "odd.jsonl: " in told
     assert said in told
+
+
+@pytest.mark.parametrize("content", ["", '{"a": ', "[]", "\0\0"])
+def test_a_damaged_cache_is_made_again(
+    write_grid: Callable[..., Path], tmp_path: Path, content: str
+) -> None:
+    grid = write_grid({"limit: 6": "tasks: [sciq]"})
+    command = [str(grid), "--dry-run", "--out", str(tmp_path)]
+    assert launch.main(command) == 0
+    caches = sorted((tmp_path / ".fingerprints").iterdir())
+    before = [path.read_text() for path in caches]
+    assert len(before) == 2
+    for path in caches:
+        path.write_text(content)
+    assert launch.main(command) == 0
+    assert [path.read_text() for path in caches] == before
