@@ -26,7 +26,7 @@ def print_table(columns: Sequence[str], rows: Rows) -> None:
     table = Table()
     for i, column in enumerate(columns):
         number = _is_number(rows, i)
-        table.add_column(column, justify="right" if number else "left")
+        table.add_column(Text(column), justify="right" if number else "left")
     for row in rows:
         table.add_row(*(Text(shown(value)) for value in row))
     console = Console()

@@ -111,9 +111,9 @@ def attempt_cell(run: RunFolder, plan: Plan, key: str) -> bool:
         print(f"cell {key} is being run by another process; left to it", flush=True)
         return True
     with claim:
-        cell = plan.cell(key)
-        beat = Heartbeat(run.heartbeat(key), cell.label())
-        print(f"cell {key}: {cell.label()}", flush=True)
+        label = plan.label(key)
+        beat = Heartbeat(run.heartbeat(key), label)
+        print(f"cell {key}: {label}", flush=True)
         try:
             if not run.is_done(plan, key):
                 run_cell(run, plan, key, beat)

@@ -29,7 +29,7 @@ def check(run: RunFolder, plan: Plan, key: str) -> bool:
         print(f"cell {key} is not done: there is nothing to compare with")
         return True
     again = RunFolder(run.path.parent / f".check-{key}-{os.getpid()}")
-    beat = Heartbeat(again.heartbeat(key), f"check of {plan.cell(key).label()}")
+    beat = Heartbeat(again.heartbeat(key), f"check of {plan.label(key)}")
     try:
         run_cell(again, plan, key, beat)
         found = list(_differences(run, again, plan, key))

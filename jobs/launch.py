@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -16,11 +18,13 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from cluster.profile import Profile, default_name, load_profile
 from cluster.yamlfile import InputError
 from jobs.evaluate.taskfiles import DEMO
 from jobs.files import disk_error, unwritable, write_json
+from jobs.plain import plain_console
 from jobs.plan.planning import Planned, plan_grid
 from jobs.run import RunFolder
 
@@ -30,7 +34,7 @@ EXIT_DONE, EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     options = _parser().parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 120)  # logs are not 80 columns
+    console = plain_console()
     name = options.cluster or default_name()
     try:
         profile = load_profile(name)
@@ -266,7 +270,7 @@ def _launch(
 
 
 def _plain(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True, markup=False)
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 def _say(console: Console, text: str) -> None:
@@ -291,11 +295,14 @@ def _finish(run: RunFolder, state: object, console: Console) -> int:
     show.failures(run, state, console)
     stop = run.read_stop()
     if stop is not None:
-        console.print(f"[red]{stop['reason']}[/red]: {stop['cause']}", highlight=False)
+        console.print(Text.assemble((stop["reason"], "red"), f": {stop['cause']}"))
         console.print(f"    {len(state.queued):,} cells were not run; launch again to run them")
     database = os.path.relpath(run.database)
     console.print(f"\nThe database: {database}. Ask it anything, for example:", highlight=False)
-    command = f'python -m analysis.query {database} --sql "{show.example_query(run.database)}"'
+    sql = re.sub(
+        r'([\\"$`])', r"\\\1", show.example_query(run.database)
+    )  # within quotes of a shell
+    command = f'python -m analysis.query {shlex.quote(database)} --sql "{sql}"'
     console.print(f"  {command}", highlight=False, soft_wrap=True)
     return EXIT_FAILED if state.failed or state.queued or damaged else EXIT_DONE
 

@@ -24,6 +24,7 @@ from jobs.claims import take
 from jobs.evaluate.taskfiles import DEMO, datasets_of, index_folder, task_index
 from jobs.files import disk_error, unwritable
 from jobs.mirror.fetching import Fetcher, Wanted
+from jobs.plain import plain_console
 from jobs.plan.grid import Grid, load_grid
 from jobs.plan.gridnames import name_problems
 from jobs.plan.planning import plan_grid
@@ -36,7 +37,7 @@ EXIT_DONE, EXIT_BROKEN, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     options = _parser().parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=True)
+    console = plain_console(highlight=False, soft_wrap=True)
     try:
         grid, file = load_grid(options.grid, options.set)
         problems = list(name_problems(grid))

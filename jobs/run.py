@@ -15,7 +15,15 @@ from pydantic import BaseModel, ConfigDict
 from calib.pool import SEPARATOR
 from jobs.built import is_whole
 from jobs.files import disk_error, read_json, unique_suffix, write_text
-from jobs.plan.cells import Cell, Draw, calibration_science, canonical, digest, digest_of_text
+from jobs.plan.cells import (
+    Cell,
+    Draw,
+    calibration_science,
+    canonical,
+    digest,
+    digest_of_text,
+    varied_axes,
+)
 from jobs.plan.grid import Compare, Evaluate, Pruning, Resources, Similarity
 from jobs.plan.inputs import Inputs
 from jobs.whole import KeptTexts, is_record_whole
@@ -98,6 +106,10 @@ class Plan(BaseModel):
             KeyError: the grid has no such cell.
         """
         return Cell.from_json(self.cells[key])
+
+    def label(self, key: str) -> str:
+        """A short name of a cell for people."""
+        return self.cell(key).label(varied_axes(self.cells.values()))
 
     def calibration_key(self, draw: Draw, model: str) -> str:
         """The identity of a calibration set."""

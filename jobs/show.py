@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ import duckdb
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from jobs.drive import State
 from jobs.plan import estimates
-from jobs.plan.cells import Cell
+from jobs.plan.cells import Cell, labels
 from jobs.plan.planning import Planned
 from jobs.run import RunFolder
+from jobs.store.schema import identifier
 from prune.recipe import DENSE
 
 MOST_NOTE = 60
@@ -28,6 +31,9 @@ MOST_NOTE = 60
 
 SETTING = ("model", "recipe", "pattern", "sparsity", "size", "seqlen", "sampler", "dataset")
 """What a row of the results table is about; draws alone are averaged."""
+
+MOST_WORD = 30
+"""Characters of a name that the results table keeps together where it has to wrap."""
 
 MOST_ROWS = 40
 """Rows that the dry run spells out; larger grids are summed up by recipe."""
@@ -98,6 +104,7 @@ class Watch:
     def __init__(self, run: RunFolder, cells: dict[str, Cell], console: Console) -> None:
         self.run = run
         self.cells = cells
+        self.labels = labels(cells)
         self.console = console
         self.bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -135,7 +142,7 @@ class Watch:
                 self.said.add(key)
                 word = "done" if key in state.done else "FAILED"
                 count = f"{len(self.said)}/{len(self.cells)}"
-                self.console.print(f"{count} {word}: {self.cells[key].label()}", highlight=False)
+                self.console.print(f"{count} {word}: {self.labels[key]}", highlight=False)
 
     def _running(self, state: State) -> RenderableType:
         table = Table.grid(padding=(0, 2))
@@ -145,20 +152,24 @@ class Watch:
             except (FileNotFoundError, ValueError):
                 continue  # waits for its turn in a process, or has just ended
             where = f"{beat['done']}/{beat['total']}" if beat["total"] else ""
-            note = escape(beat.get("note", "")[:MOST_NOTE])
-            table.add_row(f"  {self.cells[key].label()}", f"[cyan]{beat['stage']}", where, note)
+            stage, note = Text(beat["stage"], "cyan"), beat.get("note", "")[:MOST_NOTE]
+            table.add_row(f"  {self.labels[key]}", stage, where, note)
         return table
 
 
 def results_table(database: Path, width: int) -> Table:
-    """The `results` view, draws averaged with their spread beside; columns as `width` allows."""
+    """The `results` view, draws averaged with their spread beside; columns as `width` allows.
+
+    The single tasks go first, then scores from the last: what a row is about stays readable.
+    """
     with duckdb.connect(str(database), read_only=True) as connection:
         names = [row[0] for row in connection.execute("DESCRIBE results").fetchall()]
         figures = _figures(names)
         if 60 + 16 * len(figures) > width:  # the mean says most of the single tasks
             figures = [f for f in figures if f == "mean_accuracy" or f.startswith("ppl_")]
+        columns = [identifier(figure) for figure in figures]
         averages = "".join(
-            f', avg("{f}"), CASE WHEN count("{f}") > 1 THEN stddev_samp("{f}") END' for f in figures
+            f", avg({c}), CASE WHEN count({c}) > 1 THEN stddev_samp({c}) END" for c in columns
         )
         query = f"""
             FROM (
@@ -167,24 +178,36 @@ def results_table(database: Path, width: int) -> Table:
             ) ORDER BY model, recipe <> '{DENSE}', {", ".join(SETTING[1:])}
         """
         rows = connection.execute(query).fetchall()
+    unbounded = Console(width=10_000)
+    while True:
+        table = _results_table(rows, figures)
+        needed = Measurement.get(unbounded, unbounded.options, table).minimum
+        if needed <= width or len(figures) < 2:
+            return table
+        figures = figures[:-1]
+
+
+def _results_table(rows: Sequence[tuple[Any, ...]], figures: Sequence[str]) -> Table:
+    """The table of rows that the query of `results_table` gave, with the first figures of it."""
     pruner = len(SETTING)
     recipes = {(row[pruner], row[1]) for row in rows}
-    by_name = len({pruner for pruner, _ in recipes}) == len(recipes)
-    labels = [_labels(row, by_name) for row in rows]
+    shared = {name for name, n in Counter(name for name, _ in recipes).items() if n > 1}
+    labels = [_labels(row, row[pruner] not in shared) for row in rows]
     title = "results: mean over draws ± standard deviation"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     varied = [i for i, n in enumerate(SETTING) if n in ("recipe", "dataset") or _varies(labels, i)]
     for i in varied:
-        table.add_column(SETTING[i], no_wrap=SETTING[i] != "recipe")
+        words = [word for label in labels for word in label[i].split()]
+        longest = min(max(map(len, words), default=0), MOST_WORD)
+        table.add_column(SETTING[i], min_width=longest, overflow="fold")
     for name in ("similarity", *figures):
-        table.add_column(_header(name), justify="right", no_wrap=True)
+        table.add_column(Text(_header(name)), justify="right", no_wrap=True)
     for label, row in zip(labels, rows, strict=True):
         near, values = row[pruner + 1], row[pruner + 2 :]
         pairs = zip(values[::2], values[1::2], strict=True)
+        scores = [_figure(mean, spread) for mean, spread in pairs][: len(figures)]
         table.add_row(
-            *(label[i] for i in varied),
-            "-" if near is None else f"{near:.4f}",
-            *(_figure(mean, spread) for mean, spread in pairs),
+            *(Text(label[i]) for i in varied), "-" if near is None else f"{near:.4f}", *scores
         )
     return table
 
@@ -257,7 +280,8 @@ def example_query(database: Path) -> str:
             f"SELECT {counts} FROM results WHERE pruner = ? AND dataset IS NOT NULL", found or [""]
         ).fetchall()[0]
     ppl = [n for n in names if n.startswith("ppl_")]
-    figure = f"avg({ppl[0]})" if ppl else "avg(mean_accuracy)"
+    plain = bool(ppl) and re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", ppl[0]) is not None
+    figure = f"avg({ppl[0] if plain else identifier(ppl[0])})" if ppl else "avg(mean_accuracy)"
     if found is None:  # nothing here read calibration text
         return f"SELECT recipe, sparsity, {figure} AS score FROM results GROUP BY ALL ORDER BY ALL"
     always = ("dataset", "sparsity")
@@ -288,5 +312,5 @@ def failures(run: RunFolder, state: State, console: Console) -> None:
     for signature, count in counts.most_common():
         example = next(f for f in latest.values() if f["signature"] == signature)
         log = run.path / example["log"] if example["log"] else "no log"
-        console.print(f"[red]{count} failed[/red]: {example['cause']}", highlight=False)
+        console.print(Text.assemble((f"{count} failed", "red"), f": {example['cause']}"))
         console.print(f"    log: {log}", highlight=False, soft_wrap=True)

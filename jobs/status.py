@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from jobs.claims import held
 from jobs.files import read_json
+from jobs.plain import plain_console
 from jobs.run import Plan, RunFolder, UnreadablePlanError
 
 MOST_RUNNING = 40
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         plan = run.read_plan()
     except (FileNotFoundError, UnreadablePlanError) as error:
         parser.error(str(error))
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = plain_console()
     states = states_of(run, plan)
     counts = Counter(states.values())
     console.print(f"{plan.name}: {len(states):,} cells", highlight=False)
@@ -75,7 +75,7 @@ def _running_table(run: RunFolder, running: list[str]) -> Table:
         done = f"{beat['done']}/{beat['total']}" if beat["total"] else ""
         ago = f"{time.time() - beat['time']:.0f} s ago"
         name = "-" if key in shared else key
-        where = [beat["stage"], done, escape(beat.get("note", "")), beat["host"], ago]
+        where = [beat["stage"], done, beat.get("note", ""), beat["host"], ago]
         table.add_row(name, beat["what"], *where)
     if len(running) > MOST_RUNNING:
         table.add_row(f"... and {len(running) - MOST_RUNNING:,} more")

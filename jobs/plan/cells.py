@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -98,16 +98,41 @@ class Cell:
             data.get("replicate", 0),
         )
 
-    def label(self) -> str:
-        """A short name for people, for logs and progress."""
+    def label(self, varied: Collection[str] = ()) -> str:
+        """A short name for people, for logs and progress; see `varied_axes`."""
         parts = [self.recipe.short(), f"{float(self.sparsity):g}", self.pattern]
         if self.draw:
             parts = [self.draw.dataset, *parts, f"n{self.draw.size}"]
+            parts += [f"l{self.draw.seqlen}"] if "seqlen" in varied else []
+            parts += [self.draw.sampler] if "sampler" in varied else []
+        if "model" in varied:
+            parts = [f"{self.model}:", *parts]
         if self.seed is not None:
             parts.append(f"s{self.seed}")
         if self.replicate:
             parts.append(f"r{self.replicate}")
         return " ".join(parts)
+
+
+def varied_axes(cells: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Which axes a label has to name, of those that most grids have one value of.
+
+    Args:
+        cells: as plain data.
+    """
+    seen: dict[str, set[Any]] = {"model": set(), "seqlen": set(), "sampler": set()}
+    for cell in cells:
+        seen["model"].add(cell["model"])
+        for axis in ("seqlen", "sampler"):
+            if cell["draw"] is not None:
+                seen[axis].add(cell["draw"][axis])
+    return {axis for axis, values in seen.items() if len(values) > 1}
+
+
+def labels(cells: Mapping[str, Cell]) -> dict[str, str]:
+    """Short names of cells, by key, that tell them apart."""
+    varied = varied_axes(cell.to_json() for cell in cells.values())
+    return {key: cell.label(varied) for key, cell in cells.items()}
 
 
 def digest(data: Any) -> str:
