@@ -247,9 +247,12 @@ def _matches(values: Mapping[str, Any], rule: Mapping[str, set[str]]) -> bool:
 
 
 def _spelled(value: Any, axis: str = "") -> set[str]:
-    """How a value of an axis may be written in a rule of `exclude`."""
+    """How a value of an axis may be written in a rule of `exclude`.
+
+    A pruner's name is every recipe of it, and `{name: ...}` with its options that recipe alone.
+    """
     if isinstance(value, Recipe):
-        return {value.name, str(value)}
+        return {value.name, value.short(), str(value), _alone(value)}
     if axis == "dataset" and "@" in str(value):  # one pool seed of several: that one, or all
         return {value, value.rpartition("@")[0]}
     return {f"{float(value):g}" if isinstance(value, float | Fraction) else str(value)}
@@ -262,8 +265,14 @@ def _wanted(axis: str, values: Any) -> set[str]:
         spellings |= _spelled(value)
         if axis == "pruner" and isinstance(value, str | dict):  # `owl`, or a recipe with options
             with suppress(ValueError):
-                spellings.add(str(parse(value)))
+                recipe = parse(value)
+                spellings.add(_alone(recipe) if isinstance(value, dict) else str(recipe))
     return spellings
+
+
+def _alone(recipe: Recipe) -> str:
+    """A spelling that no other recipe has; plain ones print as the name of all of their kind."""
+    return f"{recipe} alone"
 
 
 def _idle_rule(grid: Grid, number: int) -> Problem | None:
@@ -274,6 +283,8 @@ def _idle_rule(grid: Grid, number: int) -> Problem | None:
     listed = {axis: [v for b in grid.cells for v in grid.axes(b)[axis]] for axis in rule}
     known = "; ".join(f"{axis} {_listed(values)}" for axis, values in listed.items())
     message = f"matches no combination of this grid, which has {known}; mend the rule or drop it"
+    if "pruner" in rule:
+        message += " (a pruner's name is all of its recipes, {name: ...} with its options one)"
     return Problem(("exclude", number), message)
 
 

@@ -127,6 +127,30 @@ def test_cells_are_ordered_by_seed_and_shared(write_grid: Callable[..., Path]) -
     assert [c.seed for c in cells] == [None, None, *[0] * 4, *[1] * 4]
 
 
+@pytest.mark.parametrize(
+    ("rule", "left"),
+    [
+        ("wanda", []),
+        ("{name: wanda}", ["wanda+owl", "wanda+reconstruct"]),
+        ("owl", ["wanda", "wanda+reconstruct"]),
+        ("wanda+owl", ["wanda", "wanda+reconstruct"]),
+        ("[wanda+owl, wanda+reconstruct]", ["wanda"]),
+        ("{name: wanda, refine: reconstruct}", ["wanda", "wanda+owl"]),
+    ],
+)
+def test_recipes_are_excluded_by_kind_or_alone(
+    write_grid: Callable[..., Path], rule: str, left: list[str]
+) -> None:
+    pruners = "[magnitude, wanda, owl, {name: wanda, refine: reconstruct}]"
+    path = write_grid(
+        {"[magnitude, wanda]": pruners, "keep: none": f"exclude: [{{pruner: {rule}}}]"}
+    )
+    cells, _, problems = expand(load_grid(path)[0])
+    assert not problems
+    recipes = {cell.recipe.short() for cell in cells}
+    assert sorted(recipes) == ["dense", "magnitude", *left]
+
+
 def test_exclude_and_zip(write_grid: Callable[..., Path]) -> None:
     changes = {
         "size: 4": "size: [4, 2]\n  zip: [size, seed]",
