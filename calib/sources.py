@@ -51,6 +51,8 @@ def locate(spec: DatasetSpec, base: Path, mirror: Path | None, demo: Path | None
             spec.path, tuple(_local_files(spec, base, demo)), _rows(spec, spec.path), spec.max_rows
         )
     name = hub_name(spec)
+    if file_problem := _is_no_folder(spec.path, base):
+        raise FileNotFoundError(file_problem)
     folder = hub.find(name, "dataset", mirror, base)
     there = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
     from_hub = hub.is_hub_id(name, base)
@@ -64,6 +66,27 @@ def locate(spec: DatasetSpec, base: Path, mirror: Path | None, demo: Path | None
     if missing:
         raise FileNotFoundError(f"{folder} lacks {some(missing)}; {hub.prefetch_hint}")
     return _source(spec, folder, chosen)
+
+
+LOADER_NAMES = {"jsonl": "json", "ndjson": "json", "tsv": "csv", "txt": "text"}
+"""What people call the loaders, by the endings of files."""
+
+
+def _is_no_folder(path: str, base: Path) -> str | None:
+    """What is wrong with a `path` that means files; None where it may be a repository or folder."""
+    full = hub.under(base, path)
+    if full.is_dir():
+        return None
+    if path in LOADER_NAMES:
+        return f"path: {path} is not allowed; write {LOADER_NAMES[path]}, which reads these files"
+    loader = loader_of(path)
+    if full.is_file() or loader is not None:
+        there = "is a file" if full.is_file() else "is not there"
+        return (
+            f"{full} {there}, and a path is a hub id or a folder; write path: {loader or 'json'} "
+            f"and data_files: {path}"
+        )
+    return None
 
 
 def _source(spec: DatasetSpec, folder: Path, names: Sequence[str]) -> Source:

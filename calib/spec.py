@@ -208,6 +208,13 @@ Control = Literal["random_tokens", "ellipses"]
 """Text without meaning: uniformly random tokens of the model, or dots alone."""
 
 
+OF_REPOSITORIES = ("name", "split", "revision")
+OF_FILES = (
+    *OF_REPOSITORIES,
+    *("data_files", "text", "template", "questions", "url", "shards", "max_rows"),
+)
+"""Keys of a dataset that mean something for repositories and folders alone, or for a `path`."""
+
 KINDS = ("path", "mixture", "generate", "select", "control")
 
 
@@ -258,12 +265,16 @@ class DatasetSpec(Strict):
                 f"a dataset has exactly one of {', '.join(map(repr, KINDS))}, not "
                 + (" and ".join(kinds) or "none of them")
             )
-        if self.path is None and (self.template is not None or self.questions is not None):
-            raise ValueError("template and questions are for the rows of a `path`")
-        if self.template is not None and self.questions is not None:
-            raise ValueError("a dataset has a template or questions, not both")
         if self.streaming and (self.path is None or self.path in LOADERS):
             raise ValueError("streaming is for a `path` that is a hub id")
+        useless: tuple[str, ...] = OF_FILES if self.path is None else ()
+        useless = OF_REPOSITORIES if self.path in LOADERS else useless
+        fields = type(self).model_fields
+        if written := [key for key in useless if getattr(self, key) != fields[key].default]:
+            what = "a `path`" if self.path is None else "hub repositories and folders"
+            raise ValueError(f"{', '.join(written)} is for {what}; leave it out")
+        if self.template is not None and self.questions is not None:
+            raise ValueError("a dataset has a template or questions, not both")
         if self.path in LOADERS and not self.data_files:
             raise ValueError(f"path: {self.path} needs data_files (names or globs of local files)")
         if self.mixture is not None and (

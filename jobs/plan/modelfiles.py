@@ -22,7 +22,10 @@ def defect(folder: Path) -> str | None:
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         message = f"{folder} is no model folder: it needs config.json and *.safetensors"
         if any(folder.glob("*.bin")):
-            message += " (pickled *.bin weights are not read; jobs.prefetch converts them)"
+            message += (
+                "; pickled *.bin weights are not read: jobs.prefetch converts those of a hub id; a "
+                "folder of yours, load once with transformers and write with save_pretrained"
+            )
         return message
     if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
         return f"{folder} has no tokenizer: it needs {', '.join(TOKENIZER_FILES[:-1])} or vocab.*"

@@ -77,10 +77,10 @@ def under(base: Path, name: str) -> Path:
 
 
 def is_hub_id(name: str, base: Path) -> bool:
-    """Is `name` a hub id, and no folder relative to `base`?"""
+    """Is `name` a hub id, and no folder or file relative to `base`?"""
     repo, _ = split_revision(name)
     known = re.fullmatch(r"(?!.*(--|\.\.))\w[\w.-]*/\w[\w.-]*", repo)
-    return known is not None and not under(base, name).is_dir()
+    return known is not None and not under(base, name).exists()
 
 
 def find(name: str, kind: Kind, mirror: Path | None, base: Path) -> Path:
@@ -104,6 +104,8 @@ def find(name: str, kind: Kind, mirror: Path | None, base: Path) -> Path:
     if folder.is_dir():
         return folder.resolve()
     if not is_hub_id(name, base):
+        if folder.is_file():
+            raise FileNotFoundError(f"{folder} is a file; name a folder, or a hub id (owner/name)")
         raise FileNotFoundError(f"no folder {folder}, and {name!r} is no hub id (owner/name)")
     if mirror is not None:
         if not (mirror / repo).is_dir():
