@@ -19,6 +19,8 @@ from pathlib import Path
 
 from submitit import SlurmExecutor
 
+from jobs.built import LISTING
+from jobs.files import write_json
 from jobs.run import RunFolder
 
 ROOT = Path(__file__).parents[2]
@@ -120,9 +122,14 @@ def _finish(run: RunFolder) -> None:
     wanted = plan.evaluations("demo")
     for key in plan.cells:
         paths = [run.record(key), *(run.evaluation(key, e.key(key)) for e in wanted)]
+        if (draw := plan.cell(key).draw) is not None:
+            drawn = run.calibration(plan.calibration_key(draw, "demo"))
+            paths.append(drawn / "manifest")  # beside its listing, which ends in .json
+            write_json(drawn / LISTING, {"manifest": 2, "manifest.parquet": 2})
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("{}")
+            path.with_suffix(".parquet").write_text("{}")
 
 
 if __name__ == "__main__":
