@@ -246,7 +246,7 @@ def test_an_interrupted_run_resumes(write_grid: Callable[..., Path], tmp_path: P
     process = start(grid, tmp_path)
     wait_for(lambda: any(run.glob("cells/*.json")))
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    assert process.wait(60) == 130
     assert not list((run / "claims").glob("*"))
     done = stamps(run)
     assert start(grid, tmp_path).wait(120) == 0
