@@ -47,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         return _refuse(error.lines)
     except OSError as error:
+        if error.filename is None:  # no file's: not to be told as one
+            raise
         return _refuse([f"{options.grid}: {disk_error(error)}; make it accessible to you"])
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: stop the jobs, keep what is done
         signal.signal(number, signal.default_int_handler)

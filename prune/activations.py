@@ -22,15 +22,22 @@ BUFFERS = 2
 """Batches on their way to the device, and on their way back."""
 
 
-def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+def allocate(
+    shape: Sequence[int], dtype: torch.dtype, device: torch.device, host_share: float | None = None
+) -> Tensor:
     """Room for activations: a tensor on the device, on the host, or in a temporary file.
 
     The file lies where `TMPDIR` says and is gone with the process.
+
+    Args:
+        shape, dtype: of the tensor.
+        device: where it is worked on.
+        host_share: the part of the host's free memory it may take; default: `HOST_SHARE`.
     """
     size = torch.Size(shape).numel() * dtype.itemsize
     if device.type != "cuda" or size <= DEVICE_BYTES:
         return torch.empty(*shape, dtype=dtype, device=device)
-    if size <= HOST_SHARE * free_host_bytes():
+    if size <= (host_share or HOST_SHARE) * free_host_bytes():
         return _page_locked(size).view(dtype).view(*shape)
     with tempfile.NamedTemporaryFile(prefix="calgrid-activations-") as file:
         file.truncate(size)

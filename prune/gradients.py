@@ -16,6 +16,9 @@ from prune.model.weights import BlockWeights
 TOKENS_AT_ONCE = 65536
 """Tokens whose inputs of every block are kept together; more means fewer trips to the host."""
 
+HOST_SHARE = 0.9
+"""Of the host's free memory the squares of all blocks may take so much; a job asks for that."""
+
 
 def gradient_norms(
     model: PreTrainedModel,
@@ -68,7 +71,8 @@ def gradient_norms(
 def _zeros(shapes: Sequence[Sequence[torch.Size]], device: torch.device) -> list[list[Tensor]]:
     """Float32 zeros of these shapes, in one room."""
     sizes = [shape.numel() for block in shapes for shape in block]
-    parts = iter(allocate((sum(sizes),), torch.float32, device).zero_().split(sizes))
+    room = allocate((sum(sizes),), torch.float32, device, HOST_SHARE)
+    parts = iter(room.zero_().split(sizes))
     return [[next(parts).view(shape) for shape in block] for block in shapes]
 
 
