@@ -106,7 +106,7 @@ def test_templates_that_do_not_fit_are_refused(template: str, message: str, tmp_
         ({"questions": {"form": "chain_of_thought"}}, "needs `rationale`"),
         ({"questions": {"form": "few_shot"}}, "form"),
         ({"questions": {}, "template": "x"}, "not both"),
-        ({"path": None, "mixture": {"c4": 1.0}, "template": "x"}, "rows of a `path`"),
+        ({"path": None, "mixture": {"c4": 1.0}, "template": "x"}, "is for a `path`"),
         ({"path": None, "select": {"from": "c4", "by": "best", "documents": 1}}, "allowed: farth"),
     ],
 )
