@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 from transformers import PreTrainedModel
 
 from prune.allocation import Allocation
 from prune.checkpoint import Checkpoint
 from prune.gradients import gradient_norms
-from prune.measure import linear_reports, zeros
+from prune.measure import linear_reports
 from prune.model.blocks import Linear, prunable_linears
 from prune.model.weights import BlockWeights
 from prune.pattern import Pattern, Target
@@ -139,6 +141,7 @@ class BlockLoop:
     def _prune_block(self, index: int, pruner: Pruner) -> BlockReport:
         """Prune a block, refine it, measure what that changed, and move on."""
         block, linears = self.weights.blocks[index], self.linears[index]
+        _check_finite(index, linears)
         seen, aside = self._observe(index, pruner.needs)
         compared = bool(seen or aside)
         dense = [x.weight.clone() if compared else x.weight for x in linears]
@@ -152,13 +155,9 @@ class BlockLoop:
         if self.refiner is not None and self.calibration is not None:
             masks = [result.mask for result in results]
             refinement = self._refine(index, self.refiner, self.calibration, masks, dense)
-        reports = linear_reports(index, linears, dense, results, seen, aside)
-        report = BlockReport(
-            float(self.targets[index].sparsity),
-            reports,
-            zeros(block.parameters()),
-            refinement=refinement,
-        )
+        reports, zeros = linear_reports(index, block, linears, dense, results, seen, aside)
+        sparsity = float(self.targets[index].sparsity)
+        report = BlockReport(sparsity, reports, zeros, refinement=refinement)
         del seen, aside, dense, results  # their memory is wanted
         if self.calibration is not None:
             report.error = self.calibration.advance(index, block, self.options.propagate)
@@ -268,6 +267,17 @@ def _check_widths(blocks: Sequence[Sequence[Linear]], pattern: Pattern) -> None:
             f"pattern {pattern} needs inputs that {pattern.m} divides; it does not divide those "
             f"of {', '.join(sorted(wrong))}: skip them (pruning.skip) or choose another pattern"
         )
+
+
+def _check_finite(index: int, linears: Sequence[Linear]) -> None:
+    """Refuse weights that are NaN or infinite; the device is waited for once."""
+    greatest = get_total_norm([x.weight for x in linears], math.inf)
+    if not greatest.isfinite():
+        for linear in linears:
+            if not linear.weight.isfinite().all():
+                raise ValueError(
+                    f"block {index}, linear {linear.name}: the weights hold NaN or infinite values"
+                )
 
 
 def _generator(seed: int, block: int, what: str) -> torch.Generator:

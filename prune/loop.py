@@ -53,7 +53,7 @@ def prune_model(
 
     Raises:
         ValueError: the model has weights that cannot be pruned, a width that M does not divide,
-            or activations that are NaN or infinite; the message names block and linear.
+            or weights or activations that are NaN or infinite; the message names block and linear.
     """
     report = PruneReport()
     blocks = decoder_blocks(model)

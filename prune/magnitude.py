@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prune.pattern import Target, lowest
+from prune.pattern import Target, lowest_unchecked
 from prune.pruner import Pruned, Pruner
 
 if TYPE_CHECKING:
@@ -22,4 +22,4 @@ class Magnitude(Pruner):
 
     def prune(self, weight: Tensor, inputs: InputStatistics, target: Target) -> Pruned:
         """See `Pruner.prune`."""
-        return Pruned(lowest(weight.abs(), target, group="matrix"))
+        return Pruned(lowest_unchecked(weight.abs(), target, group="matrix"))

@@ -72,7 +72,7 @@ class Pruner(ABC):
         """Prune one linear; a pure function of its arguments.
 
         Args:
-            weight: [rows (outputs), columns (inputs)]; not to be changed in place.
+            weight: [rows (outputs), columns (inputs)], finite; not to be changed in place.
             inputs: statistics of the inputs, and the linear's own random generator.
             target: the exact count to lose and its pattern.
         """

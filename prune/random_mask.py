@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from prune.pattern import Target, lowest
+from prune.pattern import Target, lowest_unchecked
 from prune.pruner import Pruned, Pruner
 
 if TYPE_CHECKING:
@@ -24,4 +24,4 @@ class Random(Pruner):
 
         # drawn on the CPU, so that a GPU draws the same
         draws = torch.rand(weight.shape, dtype=torch.float64, generator=inputs.generator)
-        return Pruned(lowest(draws.to(weight.device), target, group="row"))
+        return Pruned(lowest_unchecked(draws.to(weight.device), target, group="row"))

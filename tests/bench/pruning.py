@@ -132,6 +132,7 @@ def ours(subject: Subject, method: str, pattern: str) -> tuple[float, float, flo
     assert weights is not None
     if not recipe.needs_data:
         weights.settle()
+    ids = setting.windows(setting.size) if recipe.needs_data else None
     heldout = setting.windows(setting.heldout, seed=1) if setting.heldout else None
 
     def norms(*arguments: Any) -> Any:
@@ -148,7 +149,7 @@ def ours(subject: Subject, method: str, pattern: str) -> tuple[float, float, flo
                 recipe,
                 Fraction(1, 2),
                 Pattern.parse(pattern),
-                setting.windows(setting.size),
+                ids,
                 heldout_ids=heldout,
                 weights=weights,
             ),

@@ -217,9 +217,18 @@ def test_progress_is_told_before_each_block_and_at_the_end() -> None:
 
 def test_infinite_activations_are_named() -> None:
     model = build("llama-gqa")
-    model.model.layers[1].mlp.up_proj.weight[0, 0] = float("inf")
-    with pytest.raises(ValueError, match=r"block 1, linear mlp.down_proj: .*NaN or infinite"):
+    model.model.layers[1].post_attention_layernorm.weight[0] = float("inf")
+    with pytest.raises(ValueError, match=r"block 1, linear mlp.gate_proj: the inputs .*infinite"):
         prune_model(model, parse("wanda"), HALF, Pattern(), windows(2, 9))
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("method", ["magnitude", "random", "wanda"])
+def test_weights_that_are_not_finite_are_named(method: str, value: str) -> None:
+    model = build("llama-gqa")
+    model.model.layers[1].mlp.up_proj.weight[0, 0] = float(value)
+    with pytest.raises(ValueError, match=r"block 1, linear mlp.up_proj: the weights hold NaN"):
+        prune_model(model, parse(method), HALF, Pattern(), windows(2, 9))
 
 
 def test_missing_data_is_said() -> None:

@@ -37,9 +37,3 @@ def test_a_width_that_m_does_not_divide_is_refused() -> None:
     target = Target(Fraction("0.5"), Pattern(2, 4))
     with pytest.raises(ValueError, match="2:4 needs a number of inputs that 4 divides, not 6"):
         Magnitude().prune(torch.randn(2, 6), InputStatistics(), target)
-
-
-def test_nan_weights_are_refused() -> None:
-    weight = torch.tensor([[1.0, float("nan")]])
-    with pytest.raises(ValueError, match="NaN"):
-        Magnitude().prune(weight, InputStatistics(), Target(Fraction("0.5")))
