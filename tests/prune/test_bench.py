@@ -10,7 +10,12 @@ from tests.bench import pruning
 def test_the_table_has_a_row_for_each_method_and_pattern(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert pruning.main(["--size", "4", "--seqlen", "16", "--methods", *pruning.METHODS]) == 0
+    assert (
+        pruning.main(
+            ["--shape", "tiny", "--size", "4", "--seqlen", "16", "--methods", *pruning.METHODS]
+        )
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines if line.split()[0] in pruning.METHODS]
     assert [row[:2] for row in rows] == [
