@@ -19,9 +19,13 @@ from cluster.sending import Sender
 from cluster.silence import Silence
 from cluster.squeue import AwayError, Verdict
 from cluster.submission import FullError, RefusedError, submit
+from cluster.yamlfile import InputError
 
 RETRY_SECONDS = 15.0
 """Time between two tries to submit where Slurm was away, or the user's limit reached."""
+
+PATIENCE_SECONDS = 60.0
+"""How long a launch that has nothing in the queue waits for a Slurm that does not answer."""
 
 KILLED = (-9, 137)
 """Exit codes that need Slurm's word on why."""
@@ -57,11 +61,13 @@ class SlurmBackend:
         return place if runtime == "none" else f"{place}, in containers of {runtime}"
 
     def prepare(self, say: Say) -> None:
-        """See that the image is there and holds this code, as far as this machine can tell.
+        """See that Slurm answers, and that the image is there and holds this code.
 
         Raises:
-            InputError: no job could run.
+            InputError: no job could run, as far as this machine can tell.
         """
+        if not self.arrays:  # else jobs of the run go on meanwhile, however long Slurm is away
+            _await_answer(say)
         container = self.profile.container
         if container.runtime != "none" and shutil.which(container.runtime):
             image.prepare(container, False, self.folder.parent.parent, say, build=False)
@@ -223,3 +229,25 @@ class SlurmBackend:
         self._silence.hurry()
         who = ("--user", getpass.getuser(), "--name", self.name)  # by name: also what has no id yet
         squeue.tell("scancel", *who, *only)
+
+
+def _await_answer(say: Say) -> None:
+    """Return once Slurm answers.
+
+    Raises:
+        InputError: it is not there, or stays away.
+    """
+    here = "`--cluster local` runs the grid on this machine"
+    if shutil.which("sbatch") is None:
+        raise InputError([f"there is no Slurm here: `sbatch` is not on the PATH; {here}"])
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            squeue.max_array_size()
+            return
+        except AwayError as error:
+            if time.monotonic() >= until:
+                told = f"Slurm does not answer ({error}); launch again when it does; {here}"
+                raise InputError([told]) from error
+            say(f"Slurm does not answer ({error}); for {PATIENCE_SECONDS:.0f} s this waits for it")
+        time.sleep(RETRY_SECONDS)

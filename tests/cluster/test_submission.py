@@ -14,6 +14,7 @@ from cluster.backend import Job, open_backend
 from cluster.profile import Profile
 from cluster.squeue import AwayError
 from cluster.submission import FullError, RefusedError, submit
+from cluster.yamlfile import InputError
 
 JOB = Job(
     "abc", ("-m", "jobs.cell", "/runs/x", "abc"), Path("/runs/x/logs/abc.log"), gpus=2, mem_gb=48
@@ -178,3 +179,13 @@ def test_the_last_job_takes_the_place_of_the_one_before_and_never_of_itself(
     assert (sbatch / "cancelled").read_text().split() == ["77", "77"]
     backend.finish()
     assert not list((sbatch / "run" / "slurm" / "last").iterdir())
+
+
+def test_a_machine_without_slurm_is_told_so_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    backend = open_backend(Profile(backend="slurm"), tmp_path / "run")
+    with pytest.raises(InputError, match=r"no Slurm here.*--cluster local"):
+        backend.prepare(print)
+    assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,7 @@ The jobs are small scripts; what cells do on Slurm is in test_slurm_runs.py.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,10 +14,11 @@ from pathlib import Path
 import pytest
 from submitit.slurm.slurm import SlurmJob
 
-from cluster import task
+from cluster import slurm, task
 from cluster.backend import Ended, Job
 from cluster.profile import Profile
 from cluster.slurm import SlurmBackend
+from cluster.yamlfile import InputError
 from tests.real.slurm_engine import Engine
 
 GENTLE = """
@@ -218,6 +220,26 @@ def test_without_its_controller_jobs_run_on_and_new_ones_wait(
     engine.start_controller()
     ended = finish(backend, [late])
     assert {n: e.code for n, e in ended.items()} == {"a": 0, "late": 0}
+
+
+def test_a_launch_with_nothing_queued_waits_for_a_controller_only_so_long(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "RETRY_SECONDS", 1.0)
+    said: list[str] = []
+    engine.stop_controller()
+    back = threading.Timer(5, engine.start_controller)
+    try:
+        monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 0.0)
+        with pytest.raises(InputError, match=r"does not answer.*launch again.*--cluster local"):
+            open_slurm(tmp_path).prepare(said.append)
+        assert said == []
+        monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 60.0)
+    finally:
+        back.start()
+    open_slurm(tmp_path).prepare(said.append)
+    back.join()
+    assert "for 60 s this waits for it" in said[0]
 
 
 def test_accounting_is_killed_while_jobs_run_and_endings_are_known_all_the_same(
