@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prune.activations import allocate
+from prune.activations import Batches, allocate
 from prune.model.blocks import BlockInputs, Linear, record_block_inputs, replaced_forwards
 from prune.model.weights import BlockWeights
 
 TOKENS_AT_ONCE = 65536
-"""Tokens whose inputs of every block are kept together; more means fewer trips to the host."""
+"""Tokens whose inputs of every block are kept together; more means fewer trips of the squares."""
 
 HOST_SHARE = 0.9
 """Of the host's free memory the squares of all blocks may take so much; a job asks for that."""
@@ -30,8 +30,8 @@ def gradient_norms(
 
     The loss of a window is the mean cross-entropy of its next tokens. A group of windows goes
     forward with nothing kept but the inputs of each block, then backward block by block, each
-    block computed again for one window at a time: on the device there are the squares of one
-    block in float32, those of all where `allocate` finds room.
+    block computed again for one window at a time: on the device there are the inputs of one block
+    and its squares in float32, those of all where `allocate` finds room.
 
     Args:
         model: in evaluation mode, and dense.
@@ -49,12 +49,18 @@ def gradient_norms(
     modules = [list({id(x.module): x.module for x in block}.values()) for block in linears]
     squares = _zeros([[x.weight.shape for x in block] for block in modules], model.device)
     groups = input_ids.split(max(1, TOKENS_AT_ONCE // input_ids.shape[1]))
+    depth: Tensor | None = None  # inputs of every block, [blocks, windows, seqlen, width]
     for ids in groups:
         inputs = record_block_inputs(model, weights, ids, batch=1)
-        depth = _forward(inputs, weights)
-        slopes = _tail_slopes(model, blocks, inputs, ids, depth.pop())
-        for index in reversed(range(len(blocks))):
-            hidden = depth.pop()
+        if depth is None:
+            shape, dtype = inputs.hidden.shape, inputs.hidden.dtype
+            depth = allocate((len(blocks), *shape), dtype, model.device)
+        kept = depth[:, : len(ids)]
+        outputs = _forward(inputs, weights, kept)
+        slopes = _tail_slopes(model, blocks, inputs, ids, outputs)
+        last_first = [slice(i, i + 1) for i in reversed(range(len(blocks)))]
+        for part, (hidden,) in Batches(kept, last_first, model.device):
+            index = part.start
             with weights.here(index, then=index - 1 if index else None) as block:
                 here = [x.to(model.device, non_blocking=True) for x in squares[index]]
                 slopes = _backward(inputs, index, block, modules[index], hidden, slopes, here)
@@ -76,13 +82,15 @@ def _zeros(shapes: Sequence[Sequence[torch.Size]], device: torch.device) -> list
     return [[next(parts).view(shape) for shape in block] for block in shapes]
 
 
-def _forward(inputs: BlockInputs, weights: BlockWeights) -> list[Tensor]:
-    """Inputs of every block and the outputs of the last, each [windows, seqlen, width]."""
-    hidden = [inputs.hidden]
+def _forward(inputs: BlockInputs, weights: BlockWeights, kept: Tensor) -> Tensor:
+    """Keep the inputs of every block; the outputs of the last, as `inputs.hidden`."""
+    hidden, walk = inputs.hidden, Batches(kept, (), inputs.hidden.device)
     with torch.no_grad():
         for index in range(len(weights.blocks)):
+            walk.write(slice(index, index + 1), hidden[None])
             with weights.here(index, then=index + 1) as block:
-                hidden.append(torch.cat([x for _, x in inputs.run(index, block, hidden[-1])]))
+                hidden = torch.cat([x for _, x in inputs.run(index, block, hidden)])
+    walk.finish()
     return hidden
 
 

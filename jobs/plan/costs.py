@@ -27,7 +27,7 @@ PASS_RATE, CPU_PASS_RATE = 2.7e-15, 2.4e-11
 HellaSwag a second. On one core, 15.5 M parameters see 32 x 256 tokens in 3.0 s."""
 
 PRUNER_COST = {"wanda": 1.0, "magnitude": 0.0, "random": 0.0, "ria": 1.05, "dsnot": 1.07}
-PRUNER_COST |= {"sparsegpt": 1.75, "pruner-zero": 12.5}
+PRUNER_COST |= {"sparsegpt": 1.75, "pruner-zero": 5.0}
 """Beside Wanda's time, on one H200."""
 
 ALLOCATION_COST, EPOCH_COST = 0.5, 6.0
@@ -49,7 +49,7 @@ BLOCKS_HELD, ACTIVATION_BYTES = 3, 2**31
 """On a GPU while a model is pruned: blocks, and activations at most; the rest is on the host."""
 
 GRADIENT_TOKENS = 65_536
-"""Whose inputs of every block lie there while gradients are computed."""
+"""That go through the blocks together for gradients; the host keeps their inputs of every block."""
 
 RECORD_BYTES, OUTCOME_BYTES, MASK_BYTES = 50_000, 24, 600
 """On disk: of a cell's records; of a document of an evaluation (two metrics of 12 bytes, as
@@ -145,18 +145,19 @@ class Estimator:
         cache = 2 * known.blocks * known.keys * at_once * self.bytes
         gradients = cell.recipe.pruner is not None and "gradient" in cell.recipe.pruner.needs
         heldout = HELDOUT_TOKENS * self.plan.seqlen if self.plan.reference[cell.model] else 0
-        prune, working = 0.0, 0.0
+        prune, working, kept = 0.0, 0.0, 0.0
         if cell.recipe.name != DENSE:
             tokens = calibration * passes(cell.recipe) + heldout
             prune = known.parameters * PRUNE_RATE * tokens
             activations = 2 * (calibration + heldout) * known.width * self.bytes
             block = known.parameters / known.blocks
-            working = min(BLOCKS_HELD, known.blocks) * block * self.bytes
-            working += min(activations, ACTIVATION_BYTES)
+            working = min(activations, ACTIVATION_BYTES)
             working += 24 * known.widest**2 + (16 * block if cell.recipe.refiner else 0)
-            if gradients:  # the inputs of every block
-                tokens = min(calibration, GRADIENT_TOKENS)
-                working += tokens * known.width * self.bytes * (known.blocks + 2)
+            if gradients:  # before that: a block's squares, inputs that come and slopes that go
+                inputs = min(calibration, GRADIENT_TOKENS) * known.width * self.bytes
+                working = max(working, 8 * block + 8 * inputs)
+                kept = 4 * known.parameters + known.blocks * inputs
+            working += min(BLOCKS_HELD, known.blocks) * block * self.bytes
         tokens, _ = self.evaluated[cell.model]
         if set(self.plan.similarity.measures) & set(MODEL_MEASURES) and cell.draw is not None:
             working += weights  # the dense model measured the text, and is still there
@@ -166,7 +167,7 @@ class Estimator:
             evaluate=known.parameters * PASS_RATE * tokens,
             gpu_gib=(max(weights + cache, working) + 2e9) / GIB,  # it writes and answers whole
             cache_gib=cache / GIB,
-            host_gib=(weights + (4 * known.parameters if gradients else 0) + 4e9) / GIB,
+            host_gib=(weights + kept + 4e9) / GIB,
         )
 
     def disk(self, cells: Collection[Cell]) -> dict[str, float]:
