@@ -28,7 +28,8 @@ from cluster.driver import misfit
 from jobs.claims import take
 from jobs.failures import record_failure, worth_another
 from jobs.heartbeat import Heartbeat
-from jobs.run import Plan, RunFolder, UnreadablePlanError
+from jobs.plan.plan import Plan
+from jobs.run import RunFolder, UnreadablePlanError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

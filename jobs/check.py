@@ -12,7 +12,8 @@ import pyarrow.parquet
 
 from jobs.files import read_json
 from jobs.heartbeat import Heartbeat
-from jobs.run import Plan, RunFolder
+from jobs.plan.plan import Plan
+from jobs.run import RunFolder
 
 NOT_SCIENCE = {
     *("stages", "prune_seconds", "gpu_seconds", "seconds", "peak_memory_bytes"),

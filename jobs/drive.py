@@ -14,7 +14,8 @@ from cluster.profile import Profile
 from jobs.claims import held, is_held, release_of, take
 from jobs.failures import death, keeps_failing, record_failure, unbegun_losses, worth_another
 from jobs.plan.cells import Cell
-from jobs.run import Plan, RunFolder
+from jobs.plan.plan import Plan
+from jobs.run import RunFolder
 from jobs.work import cells_of, collect_job, jobs_for
 
 LOOK_SECONDS = 1.0

@@ -19,7 +19,8 @@ from jobs.collect import collect, describe
 from jobs.drive import Driver, lead, to_run
 from jobs.failures import gave_up
 from jobs.files import read_json
-from jobs.run import Plan, RunFolder
+from jobs.plan.plan import Plan
+from jobs.run import RunFolder
 from jobs.work import collect_job
 
 

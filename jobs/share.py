@@ -16,7 +16,8 @@ from pathlib import Path
 from calib.shards import SHARD_DOCUMENTS
 from calib.similarity import EXACT_UNITS
 from jobs.plan.cells import Cell, digest
-from jobs.run import Plan, RunFolder
+from jobs.plan.plan import Plan
+from jobs.run import RunFolder
 
 MOST_JOBS = 64
 """Jobs that sketch one corpus together."""

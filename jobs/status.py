@@ -18,7 +18,8 @@ from rich.table import Table
 from jobs.claims import held
 from jobs.files import read_json
 from jobs.plain import plain_console
-from jobs.run import Plan, RunFolder, UnreadablePlanError
+from jobs.plan.plan import Plan
+from jobs.run import RunFolder, UnreadablePlanError
 
 MOST_RUNNING = 40
 """Running cells that are listed one by one."""

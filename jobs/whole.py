@@ -10,7 +10,8 @@ from jobs.built import is_whole
 from jobs.plan.cells import Draw
 
 if TYPE_CHECKING:
-    from jobs.run import Plan, RunFolder
+    from jobs.plan.plan import Plan
+    from jobs.run import RunFolder
 
 
 def is_record_whole(record: Path) -> bool:

@@ -10,7 +10,8 @@ from cluster.code import import_path
 from jobs.built import is_whole
 from jobs.failures import memory_gb
 from jobs.plan.cells import Cell
-from jobs.run import Plan, RunFolder
+from jobs.plan.plan import Plan
+from jobs.run import RunFolder
 from jobs.share import Shared, shared_by
 
 COLLECT_MEMORY_GB, COLLECT_MINUTES = 4, 60

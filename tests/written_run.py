@@ -21,7 +21,8 @@ from jobs.plan.cells import Cell, digest, expand, science
 from jobs.plan.describe import describe
 from jobs.plan.grid import Grid
 from jobs.plan.inputs import DatasetInput, Inputs, ModelInput
-from jobs.run import Plan, RunFolder
+from jobs.plan.plan import Plan
+from jobs.run import RunFolder
 from jobs.store.records import LINEARS, OUTCOMES, write_table
 
 GRID: dict[str, Any] = {

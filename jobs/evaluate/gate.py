@@ -10,7 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from jobs.evaluate.scores import Metric
-from jobs.run import Evaluation
+from jobs.plan.plan import Evaluation
 from prune.model.hub import split_revision
 
 

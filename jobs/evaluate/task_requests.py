@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerBase
 
 from jobs.evaluate.nltkdata import not_fetching
 from jobs.evaluate.task_documents import loading, save_documents, stored
-from jobs.run import FEWSHOT_SEED
+from jobs.plan.plan import FEWSHOT_SEED
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
 

@@ -19,6 +19,7 @@ from jobs.plan.model_checks import (
     skip_problems,
     width_problems,
 )
+from jobs.plan.plan import OtherName, Plan
 from jobs.plan.text_checks import (
     SmallTexts,
     perplexity_problems,
@@ -27,7 +28,6 @@ from jobs.plan.text_checks import (
     unreadable,
 )
 from jobs.plan.token_checks import token_problems
-from jobs.run import OtherName, Plan
 
 
 @dataclass

@@ -19,7 +19,8 @@ from calib.pool import SEPARATOR, Pool, Tokens
 from jobs.built import build_once, is_whole
 from jobs.files import read_json
 from jobs.plan.cells import Draw, digest
-from jobs.run import Plan, RunFolder
+from jobs.plan.plan import Plan
+from jobs.run import RunFolder
 from jobs.stages import generate
 from jobs.stages.dataset import document_figures
 from jobs.stages.pool import build_pool

@@ -14,7 +14,7 @@ from jobs.evaluate.scores import Scores
 from jobs.evaluate.texts import TEXT_VERSION, TextTokens, Window, row_windows
 from jobs.files import read_json
 from jobs.plan.cells import Cell, digest
-from jobs.run import Evaluation
+from jobs.plan.plan import Evaluation
 from jobs.stages.calibration import Stages
 
 DEFAULT_POSITIONS = 2048

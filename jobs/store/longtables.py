@@ -19,7 +19,8 @@ import pyarrow.parquet
 from pydantic import ValidationError
 
 from jobs.plan.cells import Cell
-from jobs.run import Plan, RunFolder
+from jobs.plan.plan import Plan
+from jobs.run import RunFolder
 from jobs.store import schema
 from jobs.store.readback import (
     CellRecord,

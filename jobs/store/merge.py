@@ -17,7 +17,8 @@ import pyarrow
 
 from jobs.plan.cells import Cell
 from jobs.plan.describe import describe
-from jobs.run import Plan, RunFolder
+from jobs.plan.plan import Plan
+from jobs.run import RunFolder
 from jobs.store import schema, texttables, views
 from jobs.store.longtables import long_tables
 from jobs.store.readback import CellRecord, Damages, EvaluationRecord, FailureRecord, R, read_all

@@ -16,7 +16,8 @@ from jobs.evaluate.scores import Metric
 from jobs.files import finite, read_json, unique_suffix, write_json
 from jobs.heartbeat import Heartbeat
 from jobs.plan.cells import Cell
-from jobs.run import Evaluation, RunFolder
+from jobs.plan.plan import Evaluation
+from jobs.run import RunFolder
 from prune.recipe import DENSE
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ import pyarrow
 
 from jobs.files import read_json
 from jobs.plan.cells import Cell
-from jobs.run import Plan, RunFolder
+from jobs.plan.plan import Plan
+from jobs.run import RunFolder
 from jobs.store import schema
 from jobs.store.readback import Damages
 

@@ -13,8 +13,8 @@ import pytest
 
 from jobs.plan.cells import Cell, Draw, digest, expand, science
 from jobs.plan.grid import load_grid
+from jobs.plan.plan import Evaluation
 from jobs.plan.planning import plan_grid
-from jobs.run import Evaluation
 from prune.recipe import parse
 
 DRAW = Draw("c4", "stream", 128, 2048, 5)

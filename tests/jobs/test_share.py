@@ -16,8 +16,9 @@ from calib.samples import sides
 from calib.shingles import word_hashes
 from calib.similarity import compare
 from jobs import share
+from jobs.plan.plan import Plan
 from jobs.plan.planning import plan_grid
-from jobs.run import Plan, RunFolder
+from jobs.run import RunFolder
 from jobs.work import jobs_for
 
 pytestmark = pytest.mark.usefixtures("here")

@@ -13,8 +13,8 @@ from cluster.yamlfile import InputError
 from jobs.evaluate.gate import deviation
 from jobs.evaluate.scores import Metric
 from jobs.evaluate.tasks import PRESETS
+from jobs.plan.plan import Evaluation
 from jobs.plan.planning import plan_grid
-from jobs.run import Evaluation
 from prune.model.load import refuse_larger
 
 LOCAL = """\

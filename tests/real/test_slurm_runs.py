@@ -20,7 +20,8 @@ from cluster.profile import Profile
 from cluster.slurm import SlurmBackend
 from jobs import cancel, launch, work
 from jobs.drive import State, drive, to_run
-from jobs.run import Plan, RunFolder
+from jobs.plan.plan import Plan
+from jobs.run import RunFolder
 from tests.real.slurm_engine import Engine
 
 ROOT = Path(__file__).parents[2]
