@@ -240,14 +240,16 @@ def _await_answer(say: Say) -> None:
     here = "`--cluster local` runs the grid on this machine"
     if shutil.which("sbatch") is None:
         raise InputError([f"there is no Slurm here: `sbatch` is not on the PATH; {here}"])
-    until = time.monotonic() + PATIENCE_SECONDS
+    until, told = time.monotonic() + PATIENCE_SECONDS, False
     while True:
         try:
             squeue.max_array_size()
             return
         except AwayError as error:
-            if time.monotonic() >= until:
-                told = f"Slurm does not answer ({error}); launch again when it does; {here}"
-                raise InputError([told]) from error
-            say(f"Slurm does not answer ({error}); for {PATIENCE_SECONDS:.0f} s this waits for it")
+            wrong = f"Slurm does not answer ({error})"
+        if time.monotonic() >= until:
+            raise InputError([f"{wrong}; launch again when it does; {here}"])
+        if not told:
+            say(f"{wrong}; for {PATIENCE_SECONDS:.0f} s this waits for it")
+            told = True
         time.sleep(RETRY_SECONDS)

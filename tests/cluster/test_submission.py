@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import slurm
 from cluster.arrays import Array
 from cluster.backend import Job, open_backend
 from cluster.profile import Profile
@@ -189,3 +190,18 @@ def test_a_machine_without_slurm_is_told_so_before_anything_starts(
     with pytest.raises(InputError, match=r"no Slurm here.*--cluster local"):
         backend.prepare(print)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_slurm_that_does_not_answer_is_waited_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("sbatch", "scontrol"):
+        (tmp_path / name).write_text("#!/bin/sh\necho Unable to contact >&2; exit 1\n", "utf-8")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(slurm, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 1.0)
+    said: list[str] = []
+    with pytest.raises(InputError, match=r"does not answer \(Unable to contact\); launch again"):
+        open_backend(Profile(backend="slurm"), tmp_path / "run").prepare(said.append)
+    assert said == ["Slurm does not answer (Unable to contact); for 1 s this waits for it"]
