@@ -144,6 +144,7 @@ def run_cell(run: RunFolder, plan: Plan, key: str, beat: Heartbeat) -> None:
     from jobs.stages.calibration import Stages, free_memory
     from jobs.stages.dataset import describe_datasets
     from jobs.stages.prune import kept_model, prune_and_record
+    from jobs.stages.similarity import cell_figures
     from jobs.store.records import evaluate_and_record
 
     contained = "CALGRID_IMAGE" in os.environ
@@ -152,8 +153,11 @@ def run_cell(run: RunFolder, plan: Plan, key: str, beat: Heartbeat) -> None:
     cell = plan.cell(key)
     stages = Stages(run, plan, beat)
     recorded = run.is_recorded(key) and run.is_kept(plan, key)
-    if recorded and cell.draw is not None:  # what was lost of its text is made again
-        stages.calibration(cell.draw, cell.model)
+    if recorded and cell.draw is not None:  # what is missing of its text is made
+        drawn, calibration = stages.calibration(cell.draw, cell.model)
+        cell_figures(
+            stages, cell.draw, cell.model, drawn, calibration, lambda: stages.load(cell.model)
+        )
         describe_datasets(stages, cell)
     if recorded and not run.missing_evaluations(plan, key):
         return

@@ -75,6 +75,10 @@ class RunFolder:
         """What a dataset's pool is, and what it shares with the evaluations."""
         return self.path / "datasets" / f"{key}.json"
 
+    def similarity(self, key: str) -> Path:
+        """How near a calibration set and its pool are to the reference."""
+        return self.path / "similarity" / f"{key}.json"
+
     def calibration(self, key: str) -> Path:
         """The folder of a calibration set."""
         return self.path / "calibration" / key
@@ -162,13 +166,16 @@ class RunFolder:
         return (
             self.is_recorded(key)
             and self.is_kept(plan, key)
-            and KeptTexts(self, plan).of(cell.draw, cell.model)
+            and not KeptTexts(self, plan).missing(cell.draw, cell.model)
             and not self.missing_evaluations(plan, key)
         )
 
     def done_cells(self, plan: Plan) -> set[str]:
-        """The cells that `is_done` says yes to, of thousands, by listing folders."""
-        texts = KeptTexts(self, plan)
+        """The cells with nothing left to do, of thousands, by listing folders.
+
+        What is missing of text that several cells share is left to the first of them.
+        """
+        texts, left = KeptTexts(self, plan), set[Path]()
         pruned = _whole(self.path / "cells")
         folder = self.path / "evaluations"
         measured = set(_names(folder))
@@ -183,8 +190,10 @@ class RunFolder:
                 continue
             if needed and not {e.key(key) for e in needed} <= _whole(f"{folder}/{key}"):
                 continue
-            if texts.of(Draw.from_json(cell["draw"]), cell["model"]):
+            missing = texts.missing(Draw.from_json(cell["draw"]), cell["model"])
+            if missing <= left:
                 done.add(key)
+            left |= missing
         return done
 
     def failed_cells(self) -> set[str]:

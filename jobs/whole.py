@@ -20,33 +20,30 @@ def is_record_whole(record: Path) -> bool:
 
 
 class KeptTexts:
-    """The calibration sets and the records of datasets of one run; each is looked at once."""
+    """What one run keeps of its text: calibration sets, figures of them, records of datasets.
+
+    Each is looked at once.
+    """
 
     def __init__(self, run: RunFolder, plan: Plan) -> None:
         self.run, self.plan = run, plan
-        self.any_damaged = run.damaged.is_dir()
-        self.lost_dataset = cache(self._lost_dataset)
-        self.drawn = cache(self._drawn)
+        self._of_draw = cache(self._missing_of_draw)
+        self._of_dataset = cache(self._missing_of_dataset)
 
-    def of(self, draw: Draw | None, model: str) -> bool:
-        """Is there what is kept for a draw: its set, and what is known of its datasets?"""
+    def missing(self, draw: Draw | None, model: str) -> set[Path]:
+        """What is not there of all that is kept for a draw."""
         if draw is None:
-            return True
+            return set()
         names = {draw.dataset, self.plan.reference[model]} - {None}
-        lost = any(self.lost_dataset(str(name), model, draw.seqlen) for name in names)
-        return not lost and self.drawn(draw, model)
+        datasets = [self._of_dataset(str(name), model, draw.seqlen) for name in names]
+        return self._of_draw(draw, model).union(*datasets)
 
-    def _drawn(self, draw: Draw, model: str) -> bool:
-        return is_whole(self.run.calibration(self.plan.calibration_key(draw, model)))
+    def _missing_of_draw(self, draw: Draw, model: str) -> set[Path]:
+        drawn = self.run.calibration(self.plan.calibration_key(draw, model))
+        figures = self.run.similarity(self.plan.similarity_key(draw, model))
+        there = {drawn: is_whole(drawn), figures: figures.is_file()}
+        return {path for path, whole in there.items() if not whole}
 
-    def _lost_dataset(self, dataset: str, model: str, seqlen: int) -> bool:
-        """Did a collection set the record of a dataset aside, and nobody make it again?
-
-        One that was never there is none: other tasks or measures give it another name.
-        """
+    def _missing_of_dataset(self, dataset: str, model: str, seqlen: int) -> set[Path]:
         record = self.run.dataset(self.plan.dataset_key(dataset, model, seqlen))
-        return self.any_damaged and self._set_aside(record) and not is_record_whole(record)
-
-    def _set_aside(self, record: Path) -> bool:
-        damaged = self.run.damaged / record.relative_to(self.run.path)
-        return damaged.is_file() or damaged.with_suffix(".parquet").is_file()
+        return set() if is_record_whole(record) else {record}

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow
+import pyarrow.parquet
 
 from jobs.built import LISTING
 from jobs.evaluate.task_inputs import DEFAULT_METRIC, TaskInput
@@ -47,6 +48,13 @@ WITH_MASKS = (
     if "mask_sample" in LINEARS.names
     else LINEARS.append(pyarrow.field("mask_sample", pyarrow.binary()))
 )
+
+DOCUMENTS = {
+    **dict.fromkeys(("document", "domain", "nearest"), pyarrow.string()),
+    **dict.fromkeys(("jaccard", "containment"), pyarrow.float64()),
+    "tasks": pyarrow.list_(pyarrow.string()),
+}
+"""Columns of a dataset's documents."""
 
 Outcomes = Callable[[Cell, str], "np.ndarray[Any, np.dtype[np.float64]]"]
 """The outcome of every document of a task (or window of a text) for a cell."""
@@ -110,11 +118,11 @@ def write_run(
     run.write_plan(plan)
     for key in plan.cells:
         cell = plan.cell(key)
-        if cell.draw is not None:  # a set without files, all of which are there
-            drawn = run.calibration(plan.calibration_key(cell.draw, cell.model))
-            write_json(drawn / LISTING, {})
+        told = cell_record(key, cell) | record(cell)
+        if cell.draw is not None:
+            _write_text(run, plan, cell, told["similarity"] or {})
         write_table(run.tables(key), _linears(key, cell, mask(cell)), WITH_MASKS)
-        write_json(run.record(key), cell_record(key, cell) | record(cell))
+        write_json(run.record(key), told)
         for evaluation in plan.evaluations(cell.model):
             identity = evaluation.key(key)
             values = outcomes(cell, evaluation.name)
@@ -148,6 +156,20 @@ def write_run(
             }
             write_json(path, written)
     return run
+
+
+def _write_text(run: RunFolder, plan: Plan, cell: Cell, figures: dict[str, Any]) -> None:
+    """What is kept of a cell's text: a set without files, its figures, and empty datasets."""
+    assert cell.draw is not None
+    write_json(run.calibration(plan.calibration_key(cell.draw, cell.model)) / LISTING, {})
+    key = plan.similarity_key(cell.draw, cell.model)
+    write_json(run.similarity(key), {"key": key, "figures": figures})
+    for name in {cell.draw.dataset, plan.reference[cell.model]} - {None}:
+        path = run.dataset(plan.dataset_key(str(name), cell.model, cell.draw.seqlen))
+        pool = f"pool of {name}"
+        write_json(path, {"dataset": name, "model": cell.model, "pool": pool, "contamination": []})
+        empty = {n: pyarrow.array([], kind) for n, kind in DOCUMENTS.items()}
+        pyarrow.parquet.write_table(pyarrow.table(empty), path.with_suffix(".parquet"))
 
 
 def cell_record(key: str, cell: Cell) -> dict[str, Any]:

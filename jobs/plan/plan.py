@@ -110,6 +110,19 @@ class Plan(BaseModel):
         content = self.inputs.models[model].content
         return digest(calibration_science(draw, pool) | {"model": content})
 
+    def similarity_key(self, draw: Draw, model: str) -> str:
+        """The identity of what is measured of a calibration set's text, against which reference."""
+        reference = self.reference[model]
+        pool = reference and self.inputs.pool(reference, model, self.dtype, draw.seqlen)
+        return digest(
+            {
+                "calibration": self.calibration_key(draw, model),
+                "reference": pool,
+                "similarity": self.similarity.model_dump(),
+                "dtype": self.dtype,
+            }
+        )
+
     def dataset_key(self, dataset: str, model: str, seqlen: int) -> str:
         """The identity of what is recorded of a dataset beside the reference and evaluations."""
         reference = self.reference[model]

@@ -132,7 +132,7 @@ def _write(
         **describe(cell, plan.dtype),
         "science": cell.to_json() | {"content": plan.inputs.models[cell.model].content},
         "calibration": calibration_key,
-        "similarity": None if similarity is None else {k: vars(v) for k, v in similarity.items()},
+        "similarity": {k: vars(v) for k, v in similarity.items()} if similarity else None,
         "achieved_sparsity": report.achieved_sparsity,
         "model_sparsity": report.model_sparsity,
         "block_errors": report.block_errors,

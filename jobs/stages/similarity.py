@@ -18,7 +18,7 @@ from calib.measures import MEASURES, MODEL_MEASURES
 from calib.pool import Pool
 from calib.similarity import Value
 from jobs.built import is_whole
-from jobs.files import read_json, write_json
+from jobs.files import finite, read_json, write_json
 from jobs.plan.cells import Draw, digest
 from jobs.stages.pool import build_control
 from jobs.stages.sketch import VERSION, corpora, science_of, sketch_shards, split_of
@@ -159,9 +159,16 @@ def cell_figures(
     key: str,
     calibration: CalibrationSet,
     dense: Callable[[], PreTrainedModel],
-) -> Figures | None:
-    """Everything about a cell's text: of its pool, its windows, and by the model."""
+) -> Figures:
+    """Everything about a cell's text: of its pool, its windows, and by the model; kept in the run.
+
+    Cells outlive the grid's reference: what they record is of then, what the run keeps of now.
+    """
     pool = pool_figures(stages, draw.dataset, model, draw.seqlen)
     found = (pool or {}) | window_figures(stages, draw, model, key, calibration)
     found |= model_figures(stages, dense, model, key, calibration)
-    return found or None
+    name = stages.plan.similarity_key(draw, model)
+    figures = {measure: asdict(value) for measure, value in found.items()}
+    record = {"key": name, "dataset": draw.dataset, "calibration": key, "figures": figures}
+    write_json(stages.run.similarity(name), finite(record))
+    return found

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,15 @@ from jobs.plan.plan import Plan
 from jobs.run import RunFolder
 from jobs.store import schema, texttables, views
 from jobs.store.longtables import long_tables
-from jobs.store.readback import CellRecord, Damages, EvaluationRecord, FailureRecord, R, read_all
+from jobs.store.readback import (
+    CellRecord,
+    Damages,
+    EvaluationRecord,
+    FailureRecord,
+    R,
+    SimilarityRecord,
+    read_all,
+)
 
 ARROW = {
     "VARCHAR": pyarrow.string(),
@@ -33,13 +42,16 @@ ARROW = {
     "BOOLEAN": pyarrow.bool_(),
 }
 
+FOLDERS = ("cells", "evaluations", "failures", "calibration", "similarity", "datasets", "damaged")
+"""Folders of a run with what the database is built from."""
+
 Row = dict[str, Any]
 
 
 def state_of(run: RunFolder, plan: Plan) -> str:
     """A hash that changes with any file that the database is built from."""
     digest = hashlib.sha256(f"{schema.VERSION} {plan.model_dump_json()}".encode())
-    for folder in ("cells", "evaluations", "failures", "calibration", "datasets", "damaged"):
+    for folder in FOLDERS:
         for line in sorted(_stamps(run.path / folder, folder)):
             digest.update(line.encode())
     return digest.hexdigest()
@@ -178,6 +190,9 @@ class Records:
         self.failures = list(
             read("failures/*.json", FailureRecord, lambda r: f"{r.cell}.{r.attempt}")
         )
+        self.figures = {
+            r.key: r.figures for r in read("similarity/*.json", SimilarityRecord, lambda r: r.key)
+        }
         metrics = {name: task.metric for name, task in plan.inputs.tasks.items()}
         planned = {model: plan.evaluations(model) for model in plan.inputs.models}
         self.wanted = {  # evaluation -> its headline metric, by cell
@@ -243,9 +258,14 @@ class Records:
             yield vars(e) | {"in_grid": headline is not None, "headline": headline}
 
     def _similarity(self) -> Iterator[Row]:
-        for key, record in self.cells.items():
-            for measure, value in (record.similarity or {}).items():
-                yield {"cell": key, "dataset": record.dataset, "measure": measure, **vars(value)}
+        key_of = cache(self.plan.similarity_key)  # many cells share a draw
+        for key in self.plan.cells.keys() & self.cells.keys():
+            cell = self.plan.cell(key)
+            if cell.draw is not None:
+                figures = self.figures.get(key_of(cell.draw, cell.model), {})
+                for measure, value in figures.items():
+                    row = {"cell": key, "dataset": cell.draw.dataset, "measure": measure}
+                    yield row | vars(value)
 
     def _stages(self) -> Iterator[Row]:
         for key, record in self.cells.items():

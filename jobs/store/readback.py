@@ -58,6 +58,13 @@ class Similarity(Read):
     units: Long | None = None
 
 
+class SimilarityRecord(Read):
+    """What is measured of a calibration set's text; see `jobs.stages.similarity`."""
+
+    key: str
+    figures: dict[str, Similarity]
+
+
 class CellRecord(Record):
     """What came of pruning a cell; see `jobs.stages.prune`."""
 
@@ -74,7 +81,6 @@ class CellRecord(Record):
     replicate: Int = 0
     dtype: str
     calibration: str | None
-    similarity: dict[str, Similarity] | None
     achieved_sparsity: float
     model_sparsity: float
     block_errors: list[float | None]
