@@ -1,7 +1,8 @@
 """Folders that are built once: by one process at a time, and again where a file of one is gone.
 
 Each lists its files with their sizes, since what was complete need not stay so: scratch file
-systems are swept of old files, and a disk that was full cuts them short.
+systems are swept of old files, and a disk that was full cuts them short. Whoever reads it compares
+their hashes, too, once: after a power cut, files can have their length and not their content.
 """
 
 from __future__ import annotations
@@ -12,9 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jobs.claims import take
-from jobs.files import read_json, unique_suffix, write_json
+from jobs.files import read_json, sha256_of, unique_suffix, write_json, write_text
 
 LISTING = ".files.json"
+
+SUMS = ".sha256"
+"""Hashes of the files, as `sha256sum --check` reads them."""
+
+_sound: set[Path] = set()  # what this process has compared with its hashes
 
 
 def build_once(
@@ -35,18 +41,21 @@ def build_once(
 
 def attempt(path: Path, build: Callable[[Path], None]) -> bool:
     """Build the folder `path` unless another process does; says whether it is there now."""
-    if is_whole(path):
+    if is_sound(path):
         return True
     claim = take(path.parent.parent / "claims" / f"{path.parent.name}-{path.name}")
     if claim is None:
         return False
     with claim:
-        if not is_whole(path):
+        if not is_sound(path):
             partial = path.with_name(f".{path.name}{unique_suffix()}")
             partial.mkdir(parents=True)
             try:
                 build(partial)
                 sizes = {str(p.relative_to(partial)): p.stat().st_size for p in _files(partial)}
+                write_text(
+                    partial / SUMS, "".join(f"{sha256_of(partial / n)}  {n}\n" for n in sizes)
+                )
                 write_json(partial / LISTING, sizes)
                 if path.is_dir():
                     print(f"{path} is damaged: made again", flush=True)
@@ -67,6 +76,22 @@ def is_whole(path: Path) -> bool:
         return all((path / name).stat().st_size == size for name, size in sizes.items())
     except (FileNotFoundError, ValueError):
         return False
+
+
+def is_sound(path: Path) -> bool:
+    """Is the folder whole, with every file's content as it was built? Compared once a process."""
+    if not is_whole(path):
+        return False
+    if path not in _sound:
+        try:
+            lines = (path / SUMS).read_text("utf-8").splitlines()
+        except FileNotFoundError:  # built by an earlier version
+            lines = []
+        known = (line.split("  ", 1) for line in lines)
+        if any(sha256_of(path / name) != content for content, name in known):
+            return False
+        _sound.add(path)
+    return True
 
 
 def _files(folder: Path) -> list[Path]:

@@ -17,7 +17,7 @@ from calib.draw import CalibrationSet
 from calib.measures import MEASURES, MODEL_MEASURES
 from calib.pool import Pool
 from calib.similarity import Value
-from jobs.built import is_whole
+from jobs.built import is_sound
 from jobs.files import finite, read_json, write_json
 from jobs.plan.cells import Draw, digest
 from jobs.stages.pool import build_control
@@ -52,7 +52,7 @@ def pool_artefact(stages: Stages, dataset: str, model: str, seqlen: int) -> Path
     wanted = [m for m in MEASURES if m in {"jaccard", "domains", *stages.plan.similarity.measures}]
     science = science_of(stages, model, [p.name for p in pools]) | {"measures": wanted}
     path = stages.run.artefacts / "similarity" / digest(science)
-    if is_whole(path):
+    if is_sound(path):
         return path
     one, other = map(Pool.load, pools)
     both = corpora(stages, one, other, model, science)

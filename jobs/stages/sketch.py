@@ -20,7 +20,7 @@ from calib.pool import Pool
 from calib.samples import Split
 from calib.shards import sides
 from calib.shingles import unit_hashes, word_hashes
-from jobs.built import attempt, is_whole
+from jobs.built import attempt, is_sound
 from jobs.plan.cells import digest
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def sketch_shards(stages: Stages, both: Corpora, science: dict[str, Any]) -> Non
 
     def known(name: str) -> Sketch | None:
         path = folder / _key(science, name)
-        return _load(path) if is_whole(path) else None
+        return _load(path) if is_sound(path) else None
 
     for side in sides(both):
         while missing := side.missing(known):

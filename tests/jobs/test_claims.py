@@ -6,14 +6,15 @@ import json
 import multiprocessing
 import os
 import shutil
+import subprocess
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from jobs import claims
-from jobs.built import LISTING, build_once, is_whole
+from jobs import built, claims
+from jobs.built import LISTING, SUMS, build_once, is_whole
 from jobs.claims import is_held, take
 
 SPAWN = multiprocessing.get_context("fork")
@@ -134,7 +135,7 @@ def test_four_processes_build_once_and_nobody_sees_half(tmp_path: Path) -> None:
         process.start()
     while any(process.is_alive() for process in processes):
         if target.exists():
-            assert {p.name for p in target.iterdir()} == {"first", "second", LISTING}
+            assert {p.name for p in target.iterdir()} == {"first", "second", LISTING, SUMS}
         time.sleep(0.01)
     assert [process.exitcode for process in processes] == [0] * 4
     assert (tmp_path / "builds").read_text() == "x"
@@ -183,3 +184,20 @@ def test_what_is_damaged_is_built_again(tmp_path: Path, damage: str) -> None:
     build_once(target, build)
     assert (target / "inside" / "first").read_text() == "whole"
     assert [p.name for p in target.parent.iterdir()] == ["key"]
+
+
+def test_what_has_its_length_but_not_its_content_is_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "kind" / "key"
+
+    def build(folder: Path) -> None:
+        (folder / "a name with spaces").write_text("whole")
+
+    build_once(target, build)
+    subprocess.run(["sha256sum", "--check", "--quiet", SUMS], cwd=target, check=True)
+    (target / "a name with spaces").write_text("empty")
+    monkeypatch.setattr(built, "_sound", set())  # as another process sees it
+    build_once(target, build)
+    assert (target / "a name with spaces").read_text() == "whole"
+    assert f"{target} is damaged: made again" in capsys.readouterr().out
