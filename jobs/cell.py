@@ -27,6 +27,7 @@ from cluster.code import code_hash
 from cluster.driver import misfit
 from jobs.claims import take
 from jobs.failures import record_failure, worth_another
+from jobs.files import is_disk_error
 from jobs.heartbeat import Heartbeat
 from jobs.plan.plan import Plan
 from jobs.run import RunFolder, UnreadablePlanError
@@ -175,7 +176,7 @@ def describe_failure(error: Exception, beat: Heartbeat) -> dict[str, Any]:
     """What a failure record says: the cause in one line, its signature, and the whole trace."""
     cause = " ".join(f"{type(error).__name__}: {error}".split())
     return {
-        "kind": "error",
+        "kind": "disk" if is_disk_error(error) else "error",
         "cause": cause,
         "signature": f"{beat.stage}: {alike(cause)}",
         "traceback": "".join(traceback.format_exception(error)),

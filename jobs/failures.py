@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ LOST_TRIES = 3
 IN_A_ROW = 5
 """Cells that fail alike one after another before the run is held."""
 
-NOT_ITS_OWN = ("killed", "lost", "cancelled")
+NOT_ITS_OWN = ("killed", "lost", "cancelled", "disk")
 """Kinds of failure that say nothing of the cell."""
 
 MORE_MEMORY = 2
@@ -82,6 +84,19 @@ def keeps_failing(run: RunFolder, key: str) -> bool:
     """Did the latest attempts end in the same way? What is not the cell's own does not count."""
     own = [f for f in run.failures(key) if f["kind"] not in NOT_ITS_OWN][-REPEATS:]
     return len(own) == REPEATS and len({f["signature"] for f in own}) == 1
+
+
+def old_failures(run: RunFolder, keys: Iterable[str]) -> str:
+    """What to say of cells that keep failing and were not tried by the latest launch, if any."""
+    launched = run.launch.stat().st_mtime if run.launch.is_file() else math.inf
+    count = 0
+    for key in keys:
+        attempts = len(run.failures(key))
+        old = attempts and run.failure(key, attempts).stat().st_mtime < launched
+        count += bool(old and keeps_failing(run, key))
+    if not count:
+        return ""
+    return f"{count:,} of these failed twice alike and were not tried again; --retry-failed does"
 
 
 def worth_another(run: RunFolder, key: str) -> bool:

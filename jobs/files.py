@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,9 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+"""What a disk says that is full, ill, or turned read-only."""
 
 
 def unique_suffix() -> str:
@@ -51,6 +55,13 @@ def disk_error(error: OSError) -> str:
     if error.filename is None or error.strerror is None:
         return str(error)
     return f"{error.filename}: {error.strerror.lower()}"
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Is a disk that is full or ill the cause, rather than what was to be written?"""
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return True
+    return any(os.strerror(number) in str(error) for number in DISK_ERRORS)  # safetensors' own
 
 
 def unwritable(folder: Path) -> str | None:

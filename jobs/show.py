@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.drive import State
+from jobs.failures import old_failures
 from jobs.plan import estimates
 from jobs.plan.cells import Cell, labels
 from jobs.plan.planning import Planned
@@ -314,3 +315,5 @@ def failures(run: RunFolder, state: State, console: Console) -> None:
         log = run.path / example["log"] if example["log"] else "no log"
         console.print(Text.assemble((f"{count} failed", "red"), f": {example['cause']}"))
         console.print(f"    log: {log}", highlight=False, soft_wrap=True)
+    if said := old_failures(run, state.failed):
+        console.print(said, highlight=False, soft_wrap=True)

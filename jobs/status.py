@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.claims import held
+from jobs.failures import old_failures
 from jobs.files import read_json
 from jobs.plain import plain_console
 from jobs.plan.plan import Plan
@@ -90,6 +91,8 @@ def _print_failures(run: RunFolder, failed: list[str], console: Console) -> None
         console.print(f"{count} failed: {example['cause']}", highlight=False)
         if example["log"]:
             console.print(f"    log: {run.path / example['log']}", highlight=False, soft_wrap=True)
+    if said := old_failures(run, failed):
+        console.print(said, highlight=False, soft_wrap=True)
 
 
 def _obstacles(run: RunFolder, queued: int) -> list[str]:

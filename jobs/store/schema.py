@@ -251,7 +251,7 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
         {
             "cell": ("VARCHAR", "cell"),
             "attempt": ("INTEGER", "number of the attempt"),
-            "kind": ("VARCHAR", "error, killed, memory, timeout, cancelled or lost"),
+            "kind": ("VARCHAR", "error, killed, memory, timeout, disk, cancelled or lost"),
             "stage": ("VARCHAR", "where it failed"),
             "cause": ("VARCHAR", "why, in one line"),
             "signature": ("VARCHAR", "equal for equal causes"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from cluster.backend import Ended, Job
 from jobs import cell, claims, status
-from jobs.cell import alike
+from jobs.cell import alike, describe_failure
 from jobs.drive import Driver, State
 from jobs.failures import (
     IN_A_ROW,
@@ -21,10 +22,12 @@ from jobs.failures import (
     gave_up,
     keeps_failing,
     memory_gb,
+    old_failures,
     record_failure,
     worth_another,
 )
 from jobs.files import write_json
+from jobs.heartbeat import Heartbeat
 from jobs.run import RunFolder
 
 
@@ -90,6 +93,7 @@ def test_what_failed_since_the_launch_is_not_tried_by_the_job_that_settles(
         ([failure("memory")] * 2, True),
         ([failure("lost")] * 3, False),
         ([failure("killed")] * 3, False),
+        ([failure("disk")] * 3, False),
         ([failure("error"), failure("lost"), failure("error")], True),
     ],
 )
@@ -98,6 +102,34 @@ def test_what_keeps_failing_is_not_run_unasked(
 ) -> None:
     attempts(run, "a", *failures)
     assert keeps_failing(run, "a") is keeps
+
+
+def test_what_was_not_tried_again_is_said(run: RunFolder) -> None:
+    attempts(run, "a", *[failure("error")] * 2)
+    attempts(run, "b", failure("error"))
+    write_json(run.launch, {})
+    later = time.time() + 60
+    os.utime(run.launch, (later, later))
+    assert old_failures(run, ["b"]) == ""
+    assert old_failures(run, ["a", "b"]).startswith("1 of these failed twice alike")
+    assert "--retry-failed" in old_failures(run, ["a"])
+    os.utime(run.launch, (0, 0))  # they failed in the latest launch: that is no old failure
+    assert old_failures(run, ["a", "b"]) == ""
+
+
+DISKS = [
+    (OSError(errno.ENOSPC, "No space left on device", "/x"), "disk"),
+    (RuntimeError("I/O error: No space left on device (os error 28)"), "disk"),
+    (OSError(errno.ENOENT, "No such file or directory", "/x"), "error"),
+    (ValueError("no"), "error"),
+]
+
+
+@pytest.mark.parametrize(("error", "kind"), DISKS, ids=str)
+def test_a_disk_that_is_full_is_not_the_cells_own_failure(
+    run: RunFolder, error: Exception, kind: str
+) -> None:
+    assert describe_failure(error, Heartbeat(run.heartbeat("a"), "a"))["kind"] == kind
 
 
 def test_a_memory_kill_asks_for_more_next_time(run: RunFolder) -> None:
