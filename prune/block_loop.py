@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,7 @@ from prune.checkpoint import Checkpoint
 from prune.gradients import gradient_norms
 from prune.measure import linear_reports
 from prune.model.blocks import Linear, prunable_linears
+from prune.model.sameness import NotReplayableError
 from prune.model.weights import BlockWeights
 from prune.pattern import Pattern, Target
 from prune.pruner import Pruned, Pruner
@@ -88,7 +90,8 @@ class BlockLoop:
             also = recipe.refiner.batch_lengths(len(ids)) if recipe.refiner else ()
             calibration = Stream.start(model, weights, ids, also, whole) if left else None
         if left and heldout_ids is not None:
-            heldout = Stream.aside(model, weights, heldout_ids, whole)
+            with suppress(NotReplayableError):  # such models have no errors, but can be pruned
+                heldout = Stream.aside(model, weights, heldout_ids, whole)
         stream = calibration or heldout
         if checkpoint is not None and stream is not None:
             checkpoint.error_tokens = stream.error_tokens

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from prune.model.sameness import Sameness, check_unchanged, mutable
 from prune.model.skip import skipped
 from prune.model.weights import BlockWeights
 
@@ -197,6 +198,10 @@ def record_block_inputs(
         batch: windows that go through a block together.
         also: further batch lengths that `BlockInputs.call` will be given.
         allocate: makes room for the inputs of the first block.
+
+    Raises:
+        NotReplayableError: what the blocks are given beside the hidden states depends on the
+            window, or on the blocks before; the message names it.
     """
     size = len(input_ids)
     batches = [slice(i, min(i + batch, size)) for i in range(0, size, batch)]
@@ -205,25 +210,35 @@ def record_block_inputs(
     parts = iter(batches)
     arguments: list[dict[int, tuple[tuple[Any, ...], dict[str, Any]]]] = [{} for _ in blocks]
     tuples: list[bool] = []  # does a block return a tuple? found out at the first call
+    sameness = Sameness(list(blocks))
+    answered: list[Tensor] = []  # by the block before
 
     def recorder(index: int, original: Any) -> Any:
         def forward(*args: Any, **keywords: Any) -> Any:
             x = args[0] if args else keywords.pop("hidden_states")
-            if not tuples:
-                with weights.here(index, then=index):
+            given = args[1:], keywords
+            filled = {} if arguments[index] else mutable(given)
+            if not tuples or filled:
+                with weights.here(index, then=index) as block:
                     tuples.append(isinstance(original(x, *args[1:], **keywords), tuple))
-            if index == 0 and (part := next(parts, None)) is not None:
+                    check_unchanged(block, given, filled)
+            if index:
+                sameness.compare_hidden(index, answered[0], x)
+            elif (part := next(parts, None)) is not None:
                 if not hidden:
                     hidden.append(allocate((size, *x.shape[1:]), x.dtype, x.device))
                 hidden[0][part] = x
-            arguments[index].setdefault(len(x), (args[1:], keywords))
+            sameness.compare(index, arguments[index].setdefault(len(x), given), given)
+            answered[:] = [x]
             return (x,) if tuples[0] else x
 
         return forward
 
     with replaced_forwards(blocks, recorder):
-        for part in [*batches, *(slice(0, n) for n in also)]:
-            model.base_model(input_ids=input_ids[part].to(model.device), use_cache=False)
+        more = [ids[:n] for n in also for ids in (input_ids, input_ids.flip(0))]  # in any order
+        for ids in [*(input_ids[part] for part in batches), *more]:
+            model.base_model(input_ids=ids.to(model.device), use_cache=False)
+            sameness.settle()
     return BlockInputs(hidden[0], batches, arguments, tuples[0])
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import CONFIGS, EXPERTS, build, windows
+from tiny_models import CONFIGS, EXPERTS, NOT_REPLAYED, build, windows
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
@@ -59,6 +59,29 @@ def test_replay_equals_the_model(name: str) -> None:
     for expected, got in zip(own, replay(model, ids, batch=3), strict=True):
         torch.testing.assert_close(expected, got, rtol=1e-4, atol=2e-5)  # float32, other batches
     assert all("forward" not in vars(block) for block in decoder_blocks(model))
+
+
+@pytest.mark.parametrize("name", NOT_REPLAYED)
+@pytest.mark.parametrize("pruner", ["wanda", "pruner-zero"])
+def test_what_is_not_the_same_for_all_windows_is_refused(name: str, pruner: str) -> None:
+    model, ids = build(name), windows(2, 4000 if name == "per_layer_input" else 13)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=rf"\(\w+\) {name}, which .* with magnitude or random"):
+        prune_model(model, parse(pruner), Fraction(1, 2), Pattern(), ids)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all("forward" not in vars(block) for block in decoder_blocks(model))
+    magnitude = parse("magnitude")
+    report = prune_model(model, magnitude, Fraction(1, 2), Pattern(), heldout_ids=ids)
+    assert report.achieved_sparsity == 0.5
+
+
+@pytest.mark.parametrize("also", [1, 2])
+def test_windows_in_another_order_are_other_windows(also: int) -> None:
+    model, ids = build("per_layer_input"), windows(2, 13)
+    blocks = BlockWeights(decoder_blocks(model))
+    record_block_inputs(model, blocks, ids, 2)
+    with pytest.raises(ValueError, match="per_layer_input"):
+        record_block_inputs(model, blocks, ids, 2, also=[also])
 
 
 @pytest.mark.parametrize("pruner", ["wanda", "magnitude"])

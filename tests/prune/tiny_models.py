@@ -73,10 +73,31 @@ EXPERTS: dict[str, Callable[[], Any]] = {
 }
 
 
+def _gemma4(**more: Any) -> Any:
+    kinds = ["sliding_attention", "full_attention"]
+    common = _common(head_dim=8, global_head_dim=8, num_hidden_layers=4, layer_types=2 * kinds)
+    return hf.Gemma4TextConfig(
+        **common
+        | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY}
+        | {"num_kv_shared_layers": 0}
+        | more
+    )
+
+
+NOT_REPLAYED: dict[str, Callable[[], Any]] = {
+    "per_layer_input": _gemma4,
+    "shared_kv_states": lambda: _gemma4(num_kv_shared_layers=2),
+    "hidden states": lambda: hf.XLMConfig(
+        vocab_size=VOCABULARY, emb_dim=WIDTH, n_layers=3, n_heads=4, max_position_embeddings=64
+    ),
+}
+"""Models whose blocks are given what depends on window or blocks, by its name."""
+
+
 def build(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
     """A random model whose weights, biases and norms are all away from their trivial values."""
     torch.manual_seed(seed)
-    model = hf.AutoModelForCausalLM.from_config({**CONFIGS, **EXPERTS}[name]())
+    model = hf.AutoModelForCausalLM.from_config({**CONFIGS, **EXPERTS, **NOT_REPLAYED}[name]())
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
