@@ -24,6 +24,9 @@ LOGITS_TOGETHER = 2**28
 COMPILED_PARAMETERS = 10**9
 """Models of so many parameters are compiled on a GPU, which takes seconds and saves minutes."""
 
+PROBE = 16
+"""Tokens of the sequence that a model is tried on before its rows are trusted."""
+
 ATTENTION = "calgrid_rows"
 """The name of `_attention` among transformers' attention functions."""
 
@@ -147,19 +150,51 @@ class Forward:
             return f"attention sees {window} tokens, and the longest request has {length}"
         return None
 
+    def fault(self, tokens: Tensor) -> str | None:
+        """What in this model's numbers keeps requests from going through as rows.
+
+        Rows are right where tokens see each other by attention alone, and logits are the output
+        projection of hidden states. Each is tried by the same sums on both sides, which leave next
+        to nothing to rounding, in any dtype; a recurrent layer or capped logits are far more.
+        """
+        rounding = max(torch.finfo(self.model.dtype).eps / 4, 1e-5)
+        hidden = self.plain_hidden(tokens[None])
+        head = self.model.get_output_embeddings()
+        apart = difference(head(hidden), self.plain_logits(tokens[None]))
+        if not apart <= rounding:
+            return f"logits are more than the output projection, which differs by {apart:.1g}"
+        vocabulary = int(self.model.config.get_text_config().vocab_size)
+        others = tokens.clone()
+        others[::2] = (tokens[::2] + 1) % vocabulary
+        positions = torch.arange(len(tokens), device=tokens.device)
+        alone = Layout([Part(len(tokens), 1)])
+        with self._attention_by_rows():
+            before, after = (self.hidden(x, positions, alone)[1::2] for x in (tokens, others))
+        moved = difference(after, before)
+        if not moved <= rounding:
+            return f"tokens see others outside attention: hidden states move by {moved:.1g}"
+        return None
+
     @contextmanager
     def by_rows(self) -> Iterator[None]:
         """Within, `hidden` works: attention is row by row, and large models are compiled."""
+        with self._attention_by_rows():
+            if self.compiled is True:
+                for block in decoder_blocks(self.model):
+                    block.compile(dynamic=True)
+            try:
+                yield
+            finally:
+                if self.compiled is True:
+                    self._reset_blocks()
+
+    @contextmanager
+    def _attention_by_rows(self) -> Iterator[None]:
         self.model.set_attn_implementation(ATTENTION)
-        if self.compiled is True:
-            for block in decoder_blocks(self.model):
-                block.compile(dynamic=True)
         try:
             yield
         finally:
             self.model.set_attn_implementation("sdpa")
-            if self.compiled is True:
-                self._reset_blocks()
 
     def hidden(self, ids: Tensor, positions: Tensor, layout: Layout) -> Tensor:
         """What the output projection is applied to, [tokens, width].
@@ -202,6 +237,11 @@ class Forward:
         """Positions whose logits are computed together."""
         return max(1, LOGITS_TOGETHER // int(self.model.config.get_text_config().vocab_size))
 
+    def plain_hidden(self, ids: Tensor) -> Tensor:
+        """`hidden` of separate sequences [rows, length]: [rows, length, width]."""
+        hidden: Tensor = self.model.base_model(input_ids=ids, use_cache=False)[0]
+        return hidden
+
     def plain_logits(self, ids: Tensor) -> Tensor:
         """Logits of separate sequences [rows, length] as the model itself gives them."""
         logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
@@ -221,6 +261,11 @@ class Forward:
             return logits if head.bias is None else logits + head.bias
         logits = head(hidden)
         return logits.float()
+
+
+def difference(found: Tensor, wanted: Tensor) -> float:
+    """Of two tensors, relative to the size of the second."""
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
 
 
 def score_logits(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:

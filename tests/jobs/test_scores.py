@@ -37,11 +37,21 @@ def model(kind: str) -> PreTrainedModel:
     if kind == "openlm":
         shape = {"vocab_size": VOCABULARY, "dim": 32, "n_layers": 2, "n_heads": 4}
         return OpenLMForCausalLM(OpenLMConfig(**shape, initializer_range=0.3)).eval()
-    if kind == "gpt2":
+    if kind in ("gpt2", "own_positions"):
         shape = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4}
-        return GPT2LMHeadModel(GPT2Config(**shape, initializer_range=0.3)).eval()
-    types = {"sliding": "mistral", "scaled": "cohere"}
-    own = {"sliding": {"sliding_window": 6}, "gemma2": {"head_dim": 8}}
+        net = GPT2LMHeadModel(GPT2Config(**shape, initializer_range=0.3)).eval()
+        if kind == "own_positions":
+            net.base_model.register_forward_pre_hook(without_positions, with_kwargs=True)
+        return net
+    types = {"sliding": "mistral", "scaled": "cohere", "capped": "gemma3_text"}
+    own: dict[str, dict[str, Any]] = {
+        "sliding": {"sliding_window": 6},
+        "gemma2": {"head_dim": 8},
+        "capped": {"head_dim": 8, "final_logit_softcapping": 30.0},
+        "lfm2": {"layer_types": ["conv", "full_attention"]},
+        "falcon_h1": {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8},
+        "llama4_text": {"moe_layers": [], "head_dim": 8},
+    }
     config = AutoConfig.for_model(
         types.get(kind, kind),
         vocab_size=VOCABULARY,
@@ -54,6 +64,10 @@ def model(kind: str) -> PreTrainedModel:
         **own.get(kind, {}),
     )
     return AutoModelForCausalLM.from_config(config).eval()
+
+
+def without_positions(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    return args, {**kwargs, "position_ids": None}
 
 
 def requests() -> list[Request]:
@@ -77,7 +91,13 @@ def requests() -> list[Request]:
         ("gpt_neox", None),
         ("openlm", None),
         ("sliding", "attention sees 6 tokens, and the longest request has 62"),
-        ("scaled", "rows and separate sequences differ by"),
+        ("scaled", "logits are more than the output projection"),
+        ("nanochat", "logits are more than the output projection"),
+        ("capped", "logits are more than the output projection"),
+        ("lfm2", "tokens see others outside attention"),
+        ("falcon_h1", "tokens see others outside attention"),
+        ("own_positions", "hidden states of rows and of separate sequences differ by"),
+        ("llama4_text", "rows fail: RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
         ("gemma2", "attention is eager, which does not take rows"),
     ],
 )
@@ -94,6 +114,30 @@ def test_loglikelihoods_equal_those_of_lm_eval(
     assert [greedy for _, greedy in found] == [greedy for _, greedy in wanted]
     for (value, _), (reference, _) in zip(found, wanted, strict=True):
         assert value == pytest.approx(reference, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("kind", "fallback"),
+    [
+        *((kind, None) for kind in ("llama", "gpt2", "gpt_neox", "qwen2", "qwen3", "olmo2")),
+        *((kind, "logits are more") for kind in ("nanochat", "capped")),
+        *((kind, "tokens see others") for kind in ("lfm2", "falcon_h1")),
+    ],
+)
+def test_short_types_hide_no_fault(kind: str, fallback: str | None, dtype: torch.dtype) -> None:
+    net = model(kind).to(dtype)
+    cut = [cut_request(context, wanted, 62) for _, context, wanted in requests()]
+    scorer = LogLikelihoods(net)
+    found = scorer(cut)
+    assert str(scorer.notes["fallback"]).startswith(str(fallback))
+    for request, (value, _) in zip(cut, found, strict=True):
+        with torch.no_grad():
+            logits = net(input_ids=torch.tensor([request.tokens.tolist()])).logits[0].float()
+        own = logits.log_softmax(-1)[-len(request.wanted) :][
+            range(len(request.wanted)), request.wanted
+        ]
+        assert value == pytest.approx(float(own.sum()), abs=0.1 * len(request.wanted))
 
 
 def plain_loss(net: PreTrainedModel, window: list[int]) -> float:
