@@ -35,7 +35,10 @@ from jobs.run import RunFolder, UnreadablePlanError
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""What asks a cell to stop: Ctrl-C, the end of a job, and Slurm's word that time is nearly up."""
+"""What asks a cell to stop: Ctrl-C, the end of a job, and Slurm's word that time is nearly up. They
+count even where they are ignored, as a launch in the background of a script leaves SIGINT to its
+jobs: it stops them with it.
+"""
 
 MOST_LETTERS = 200
 """Of a cause, by which failures are told apart."""

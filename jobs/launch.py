@@ -50,8 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         if error.filename is None:  # no file's: not to be told as one
             raise
         return _refuse([f"{options.grid}: {disk_error(error)}; make it accessible to you"])
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: stop the jobs, keep what is done
-        signal.signal(number, signal.default_int_handler)
+    _heed_signals()
     for notice in planned.notices:
         console.print(f"note: {notice}", highlight=False, soft_wrap=True)
     run = RunFolder(options.out / planned.plan.name)
@@ -71,6 +70,16 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except InputError as error:  # what only the cluster itself could tell: nothing was submitted
         return _refuse(error.lines)
+
+
+def _heed_signals() -> None:
+    """Take what ends a program as Ctrl-C: stop the jobs, keep what is done.
+
+    What is ignored stays so: with `nohup`, a launch outlives its terminal.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
 
 
 def _refuse(lines: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -71,3 +72,19 @@ def test_a_damaged_cache_is_made_again(
         path.write_text(content)
     assert launch.main(command) == 0
     assert [path.read_text() for path in caches] == before
+
+
+@pytest.mark.parametrize("ignored", [signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_that_is_ignored_stays_so(
+    write_grid: Callable[..., Path], tmp_path: Path, ignored: signal.Signals
+) -> None:
+    other = ({signal.SIGHUP, signal.SIGTERM} - {ignored}).pop()
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (ignored, other)}
+    try:
+        signal.signal(ignored, signal.SIG_IGN)  # as nohup does
+        assert launch.main([str(write_grid()), "--dry-run", "--out", str(tmp_path)]) == 0
+        assert signal.getsignal(ignored) is signal.SIG_IGN
+        assert signal.getsignal(other) is signal.default_int_handler
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
