@@ -15,7 +15,8 @@ from typing import Any
 from jobs.files import unique_suffix
 
 LEASE_SECONDS = 60.0
-"""A claim that was not renewed for so long is taken for dead."""
+"""A claim that was not renewed for so long is taken for dead; one so far in the future, too, as a
+clock that went wrong leaves it: who lives renews it with the time of now."""
 
 RENEW_SECONDS = 10.0
 
@@ -42,7 +43,7 @@ class Claim:
     def _is_ours(self) -> bool:
         """False where it was taken for dead, for example while this process was suspended."""
         try:
-            return self.path.read_text("utf-8") == self._owner
+            return _read(self.path) == self._owner
         except FileNotFoundError:
             return False
 
@@ -87,7 +88,7 @@ def take(path: Path) -> Claim | None:
 def is_held(path: Path) -> bool:
     """Does a living process hold this claim?"""
     try:
-        return not _is_dead(path, path.read_text("utf-8"))
+        return not _is_dead(path, _read(path))
     except FileNotFoundError:
         return False
 
@@ -104,7 +105,7 @@ def held(folder: Path) -> set[str]:
 def release_of(path: Path, job: str) -> bool:
     """Release the claim that a job left, which is over; False where it holds none."""
     try:
-        owner = path.read_text("utf-8")
+        owner = _read(path)
     except FileNotFoundError:
         return False
     if _owner(owner).get("job") != job:
@@ -113,23 +114,29 @@ def release_of(path: Path, job: str) -> bool:
     return True
 
 
+def _read(path: Path) -> str:
+    """What a claim says, even where it is damaged and no text."""
+    return path.read_text("utf-8", "replace")
+
+
 def _owner(text: str) -> dict[str, Any]:
+    """Who wrote a claim; nothing where it is damaged, or between being created and written."""
     try:
-        who: dict[str, Any] = json.loads(text)
+        who = json.loads(text)
     except ValueError:
-        who = {}  # it is between creating and writing it
-    return who
+        return {}
+    return who if isinstance(who, dict) and isinstance(who.get("pid"), int) else {}
 
 
 def _remove_dead(path: Path) -> bool:
     """Remove a dead claim; False where it lives, or another process was faster."""
     try:
-        owner = path.read_text("utf-8")
+        owner = _read(path)
         if not _is_dead(path, owner):
             return False
         aside = path.with_name(path.name + unique_suffix())
         path.rename(aside)
-        if aside.read_text("utf-8") != owner:  # somebody else's fresh claim: put it back
+        if _read(aside) != owner:  # somebody else's fresh claim: put it back
             with suppress(FileExistsError):
                 os.link(aside, path)
             aside.unlink()
@@ -153,7 +160,7 @@ def _is_dead(path: Path, owner: str) -> bool:
     job = who.get("job")
     if job is not None and job == os.environ.get("CALGRID_JOB"):
         return not (here and who["pid"] == os.getpid())
-    return _now(path.parent) - path.stat().st_mtime > LEASE_SECONDS
+    return abs(_now(path.parent) - path.stat().st_mtime) > LEASE_SECONDS
 
 
 def _host() -> str:

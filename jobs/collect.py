@@ -102,12 +102,12 @@ def _only_collector(run: RunFolder, say: Callable[[str], None]) -> Iterator[None
 
 
 def _holder(path: Path) -> str | None:
-    """Who holds a claim; None where it was released or is just being written."""
+    """Who holds a claim; None where it was released, is just being written, or is damaged."""
     try:
         owner = json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
+        return f"process {owner['pid']} on {owner['host']}"
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    return f"process {owner['pid']} on {owner['host']}"
 
 
 def _put_into_place(built: Path, database: Path) -> None:

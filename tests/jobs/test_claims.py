@@ -16,6 +16,7 @@ import pytest
 from jobs import built, claims
 from jobs.built import LISTING, SUMS, build_once, is_whole
 from jobs.claims import is_held, take
+from jobs.collect import _holder
 
 SPAWN = multiprocessing.get_context("fork")
 
@@ -85,6 +86,41 @@ def test_a_claim_from_elsewhere_lives_as_long_as_its_lease(tmp_path: Path) -> No
     assert claim is not None
     with claim:
         pass
+
+
+def test_a_claim_of_a_clock_that_went_wrong_is_dead(tmp_path: Path) -> None:
+    path = tmp_path / "claim"
+    write_claim(path, gone(), host="another-machine")
+    later = time.time() + claims.LEASE_SECONDS / 2
+    os.utime(path, (later, later))  # clocks differ a little
+    assert take(path) is None
+    os.utime(path, (later + 86_400, later + 86_400))
+    assert not is_held(path)
+    claim = take(path)
+    assert claim is not None
+    with claim:
+        pass
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\x00\x9c", b"[]", b"5", b'"text"', b"{}", b'{"host": "%s"}']
+)
+def test_a_damaged_claim_is_an_unknown_owners_and_ends_with_its_lease(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "claim"
+    path.write_bytes(content.replace(b"%s", claims._host().encode()))
+    assert claims.held(tmp_path) == {"claim"}
+    assert take(path) is None
+    assert not claims.release_of(path, "a job")
+    assert _holder(path) is None
+    let_lease_pass(path)
+    assert claims.held(tmp_path) == set()
+    claim = take(path)
+    assert claim is not None
+    with claim:
+        path.write_bytes(content)
+    assert path.read_bytes() == content  # not ours any more
 
 
 def test_a_half_written_claim_is_not_taken(tmp_path: Path) -> None:
