@@ -74,8 +74,8 @@ def is_whole(path: Path) -> bool:
     try:
         sizes = read_json(path / LISTING)
         return all((path / name).stat().st_size == size for name, size in sizes.items())
-    except (FileNotFoundError, ValueError):
-        return False
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError, AttributeError):
+        return False  # AttributeError: the listing is no JSON object
 
 
 def is_sound(path: Path) -> bool:

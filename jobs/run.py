@@ -14,6 +14,9 @@ from jobs.plan.plan import Evaluation, Plan
 from jobs.whole import KeptTexts, is_record_whole
 from prune.recipe import DENSE
 
+STOP_KEYS = ("reason", "cause")
+"""What `stop.json` has to say."""
+
 
 class UnreadablePlanError(ValueError):
     """The plan of a run is damaged, or was written by another version."""
@@ -135,12 +138,14 @@ class RunFolder:
     def read_stop(self) -> dict[str, Any] | None:
         """Why no further cell shall start: `reason` is "cancelled" or "held"; None = go on."""
         try:
-            stop: dict[str, Any] = read_json(self.stop)
+            stop = read_json(self.stop)
         except FileNotFoundError:
             return None
         except ValueError:
-            return {"reason": "held", "cause": f"{self.stop} is damaged, and may have said so"}
-        return stop
+            stop = None
+        if isinstance(stop, dict) and all(isinstance(stop.get(k), str) for k in STOP_KEYS):
+            return stop
+        return {"reason": "held", "cause": f"{self.stop} is damaged, and may have said so"}
 
     def is_recorded(self, key: str) -> bool:
         """Is there the record of a cell's pruning, with its tables?"""

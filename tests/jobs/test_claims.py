@@ -198,7 +198,9 @@ def test_what_is_there_is_not_built(tmp_path: Path) -> None:
     build_once(tmp_path / "kind" / "key", lambda _: pytest.fail("built again"))
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "listing", "all"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "gone", "listing", "list", "no file", "no folder", "all"]
+)
 def test_what_is_damaged_is_built_again(tmp_path: Path, damage: str) -> None:
     target = tmp_path / "kind" / "key"
 
@@ -214,6 +216,14 @@ def test_what_is_damaged_is_built_again(tmp_path: Path, damage: str) -> None:
         (target / "inside" / "first").unlink()
     elif damage == "listing":
         (target / LISTING).write_text("")
+    elif damage == "list":
+        (target / LISTING).write_text("[]")
+    elif damage == "no file":
+        (target / LISTING).unlink()
+        (target / LISTING).mkdir()
+    elif damage == "no folder":
+        shutil.rmtree(target / "inside")
+        (target / "inside").write_text("")
     else:
         shutil.rmtree(target)
     assert not is_whole(target)

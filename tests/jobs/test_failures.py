@@ -359,7 +359,9 @@ def test_a_damaged_plan_or_stop_is_said_to_be_so(
             command([str(run.path)])
         assert end.value.code == 2
     assert "launching the grid again writes it" in capsys.readouterr().err
-    run.stop.write_text("")
-    stop = run.read_stop()
-    assert stop is not None
-    assert "stop.json is damaged" in stop["cause"]
+    for text in ("", "[]", "5", '"held"', "{}", '{"reason": 1, "cause": "x"}'):
+        run.stop.write_text(text)
+        stop = run.read_stop()
+        assert stop is not None
+        assert stop["reason"] == "held"
+        assert "stop.json is damaged" in stop["cause"]
