@@ -63,11 +63,13 @@ def collect(
         compare: is the table `comparisons` to be filled? Else it is empty after a change.
 
     Returns:
-        The files that could not be read. They are set aside, and nothing else is left out.
+        The damaged files. They are set aside, and nothing else is left out.
 
     Raises:
         FileNotFoundError: this is no run folder.
         UnreadablePlanError: its plan cannot be read.
+        OSError: a file cannot be read at the moment, or a disk is full; the database stays
+            as it was.
     """
     plan = run.read_plan()
     with _only_collector(run, say):

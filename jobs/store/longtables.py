@@ -29,6 +29,7 @@ from jobs.store.readback import (
     EvaluationRecord,
     Manifest,
     Text,
+    content_of,
     reason_of,
 )
 from jobs.store.records import LINEARS, OUTCOMES
@@ -47,7 +48,7 @@ class LongFiles:
         tables: the tables; the first names the content in `collected`.
         files: by owner; of those that are not there, rows merged before stay where `purgeable`.
         insert: inserts the rows of some of them.
-        check: what is wrong with a file, or None.
+        check: what is wrong with a file, or None; raises OSError where it cannot be read now.
         purgeable: may the files be deleted without loss?
         aside: what is moved away when a file is damaged.
     """
@@ -235,8 +236,9 @@ def _check_outcomes(evaluation: str, path: Path) -> str | None:
 
 def _check_parquet(path: Path, columns: pyarrow.Schema, name: str, owner: str) -> str | None:
     """What is wrong with a Parquet file, read in full; None where it is sound."""
+    content = pyarrow.BufferReader(content_of(path))  # what fails from here on is of the content
     try:
-        table = pyarrow.parquet.read_table(path)
+        table = pyarrow.parquet.read_table(content)
         needed = schema.NEVER_NULL["linears" if name == "cell" else "outcomes"]
         lacking = [c for c in needed if c not in table.column_names]
         if lacking:
@@ -315,11 +317,9 @@ def _insert(
 
 def _check_manifest(_: str, path: Path) -> str | None:
     try:
-        Manifest.model_validate_json(path.read_bytes())
+        Manifest.model_validate_json(content_of(path))
     except ValidationError as error:
         return reason_of(error)
-    except OSError as error:
-        return str(error)
     return None
 
 
@@ -345,11 +345,9 @@ def _insert_texts(
 
 def _check_texts(_: str, path: Path) -> str | None:
     try:
-        for line in path.read_bytes().splitlines():
+        for line in content_of(path).splitlines():
             if line:
                 Text.model_validate_json(line)
     except ValidationError as error:
         return reason_of(error)
-    except OSError as error:
-        return str(error)
     return None

@@ -217,6 +217,19 @@ class Damages:
         return list({d.file: d for d in [*before, *self.found]}.values())
 
 
+def content_of(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        OSError: it cannot be read at the moment, which says nothing of what it holds.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        error.filename = str(path)  # a disk that fails while it is read does not tell it
+        raise
+
+
 R = TypeVar("R", bound=BaseModel)
 
 
@@ -233,14 +246,17 @@ def read_all(
         model: what a record has to hold.
         identity: the name inside its folder, without `.json`, that a record's content asks for.
         damages: takes the damaged ones.
+
+    Raises:
+        OSError: one is there and cannot be read at the moment; it may be sound, and stays.
     """
 
     def read(path: Path) -> tuple[Path, R | str]:
         try:
-            record = model.model_validate_json(path.read_bytes())
+            record = model.model_validate_json(content_of(path))
         except ValidationError as error:
             return path, reason_of(error)
-        except OSError as error:
+        except FileNotFoundError as error:  # a link to nowhere
             return path, str(error)
         wanted = identity(record)
         if wanted != path.stem and wanted != f"{path.parent.name}/{path.stem}":

@@ -5,6 +5,7 @@ They are small beside the others and depend on each other: each collection fills
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,11 @@ from typing import Any
 import duckdb
 import pyarrow
 
-from jobs.files import read_json
 from jobs.plan.cells import Cell
 from jobs.plan.plan import Plan
 from jobs.run import RunFolder
 from jobs.store import schema
-from jobs.store.readback import Damages
+from jobs.store.readback import Damages, content_of
 
 KINDS = {"BIGINT": pyarrow.int64(), "INTEGER": pyarrow.int32()}
 """Types of the columns that are no text."""
@@ -98,7 +98,7 @@ def _records(run: RunFolder, plan: Plan, damages: Damages) -> Iterator[tuple[Pat
                 used.add((str(name), cell.model, cell.draw.seqlen))
     for path in sorted(run.dataset(plan.dataset_key(*one)) for one in used):
         try:
-            record = read_json(path)
+            record = json.loads(content_of(path))
             record["pool"], record["dataset"], record["contamination"]
         except FileNotFoundError:
             continue  # none of its cells has got so far
@@ -130,4 +130,5 @@ def _insert_documents(
             [pool, str(path)],
         )
     except duckdb.Error as error:
+        content_of(path)  # one that cannot be read at the moment ends the collection, and stays
         damages.set_aside(path, str(error).split("\n", 1)[0])

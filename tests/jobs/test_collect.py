@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ import pytest
 from jobs.claims import take
 from jobs.collect import collect, main
 from jobs.run import RunFolder
-from jobs.store import schema
+from jobs.store import longtables, schema
 from tests.written_run import make_plan, write_run
 
 ROOT = Path(__file__).parents[2]
@@ -212,6 +213,61 @@ def test_damage_is_set_aside_and_nothing_else_is_lost(
     assert len(run.done_cells(run.read_plan())) == 7  # the next launch computes it again
     assert main([str(run.path)]) == 0  # what was set aside stays named, and is no news
     assert query(run, "SELECT file FROM damaged") == [(file,)]
+
+
+UNREADABLE: dict[str, Callable[[RunFolder], Path]] = {
+    "record": some_cell,
+    "tables": lambda run: some_cell(run).with_suffix(".parquet"),
+    "evaluation": some_evaluation,
+    "outcomes": lambda run: some_evaluation(run).with_suffix(".parquet"),
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_what_cannot_be_read_now_stays_where_it_is(
+    run: RunFolder, tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collect(run)
+    good = contents(run)
+    path, kept = UNREADABLE[what](run), tmp_path / "kept"
+    path.rename(kept)
+    path.mkdir()  # root may read every file, but no folder as one
+    with pytest.raises(SystemExit) as stopped:
+        main([str(run.path)])
+    assert stopped.value.code == 2
+    assert f"error: {path}: is a directory\n" in capsys.readouterr().err
+    assert path.is_dir()
+    assert not (run.path / "damaged").exists()
+    assert contents(run) == good
+    path.rmdir()
+    kept.rename(path)
+    assert collect(run) == []
+    assert contents(run) == good
+
+
+@pytest.mark.parametrize("check", [longtables._check_manifest, longtables._check_texts])
+def test_a_set_or_pool_that_cannot_be_read_now_is_not_wrong(
+    tmp_path: Path, check: Callable[[str, Path], str | None]
+) -> None:
+    with pytest.raises(IsADirectoryError, match=str(tmp_path)):
+        check("key", tmp_path)
+
+
+def test_a_disk_that_fails_while_it_is_read_is_told_with_the_file(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, read = some_cell(run), Path.read_bytes
+
+    def fail(file: Path) -> bytes:
+        if file == path:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(file)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(SystemExit):
+        main([str(run.path)])
+    assert f"error: {path}: input/output error\n" in capsys.readouterr().err
+    assert path.is_file()
 
 
 def test_a_copied_record_counts_once(run: RunFolder) -> None:
