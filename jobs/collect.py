@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import duckdb
+
 from jobs.claims import take
-from jobs.files import disk_error, unique_suffix
+from jobs.files import disk_error, replacing
 from jobs.run import RunFolder, UnreadablePlanError
 from jobs.store import comparisons, merge
 from jobs.store.readback import Damaged, Damages
@@ -81,7 +83,10 @@ def collect(
             built = Path(scratch) / run.database.name
             if run.database.is_file():
                 shutil.copyfile(run.database, built)
-            merge.update(built, run, plan, damages, state)
+            try:
+                merge.update(built, run, plan, damages, state)
+            except (duckdb.IOException, duckdb.FatalException) as error:  # its disk is full
+                raise OSError(f"{scratch}: {str(error).split(chr(10), 1)[0]}") from error
             if compare and (problem := comparisons.refill(built, Path(scratch))):
                 say(problem)
             _put_into_place(built, run.database)
@@ -116,11 +121,10 @@ def _put_into_place(built: Path, database: Path) -> None:
     """Copy a finished database beside its place, then rename; readers keep the one they have."""
     for left in database.parent.glob(f"{database.name}.*.partial"):
         left.unlink()  # of a collector that was killed: this one alone writes now
-    partial = database.with_name(database.name + unique_suffix())
-    shutil.copyfile(built, partial)
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
-    partial.replace(database)
+    with replacing(database) as partial:
+        shutil.copyfile(built, partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
     database.with_name(database.name + ".wal").unlink(missing_ok=True)  # of the database before
 
 

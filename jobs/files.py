@@ -8,11 +8,15 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a disk without room says."""
+
+DISK_ERRORS = (*FULL, errno.EIO, errno.EROFS)
 """What a disk says that is full, ill, or turned read-only."""
 
 
@@ -21,12 +25,30 @@ def unique_suffix() -> str:
     return f".{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}.partial"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Put `text` under `path` in one step; readers see the old file, the new one, or none."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write under, renamed to `path` at the end; of what fails, nothing is left.
+
+    Raises:
+        OSError: with the name of the file, which a disk that is full does not tell.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + unique_suffix())
-    partial.write_text(text, "utf-8")
-    partial.replace(path)
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink()
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Put `text` under `path` in one step; readers see the old file, the new one, or none."""
+    with replacing(path) as partial:
+        partial.write_text(text, "utf-8")
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -54,7 +76,8 @@ def disk_error(error: OSError) -> str:
     """What a disk refused, for people: the path and the cause."""
     if error.filename is None or error.strerror is None:
         return str(error)
-    return f"{error.filename}: {error.strerror.lower()}"
+    written = error.filename2 if error.errno in FULL else None  # of a copy
+    return f"{written or error.filename}: {error.strerror.lower()}"
 
 
 def is_disk_error(error: BaseException) -> bool:

@@ -23,7 +23,7 @@ from rich.text import Text
 from cluster.profile import Profile, default_name, load_profile
 from cluster.yamlfile import InputError
 from jobs.evaluate.taskfiles import DEMO
-from jobs.files import disk_error, unwritable, write_json
+from jobs.files import FULL, disk_error, unwritable, write_json
 from jobs.plain import plain_console
 from jobs.plan.planning import Planned, plan_grid
 from jobs.run import RunFolder
@@ -47,9 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         return _refuse(error.lines)
     except OSError as error:
-        if error.filename is None:  # no file's: not to be told as one
-            raise
-        return _refuse([f"{options.grid}: {disk_error(error)}; make it accessible to you"])
+        return _refuse([f"{options.grid}: {_told(error)}"])
     _heed_signals()
     for notice in planned.notices:
         console.print(f"note: {notice}", highlight=False, soft_wrap=True)
@@ -57,7 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.dry_run:
         _dry_run(run, planned, profile, options, console)
         return EXIT_DONE
-    _write_launch(run, planned, profile)
+    try:
+        _write_launch(run, planned, profile)
+    except OSError as error:
+        return _refuse([f"{options.grid}: {_told(error)}"])
     if options.detach and profile.backend != "slurm":
         return _detach(run, arguments or sys.argv[1:], console)
     try:
@@ -85,6 +86,15 @@ def _heed_signals() -> None:
 def _refuse(lines: list[str]) -> int:
     print("\n".join(lines), file=sys.stderr)
     return EXIT_INPUT
+
+
+def _told(error: OSError) -> str:
+    """What a disk refused, and what to do; raises what is no file's, and not to be told as one."""
+    if error.errno in FULL:
+        return f"{disk_error(error)}; make room there"
+    if error.filename is None:
+        raise error
+    return f"{disk_error(error)}; make it accessible to you"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -296,7 +306,15 @@ def _finish(run: RunFolder, state: object, console: Console) -> int:
     from jobs.drive import State
 
     assert isinstance(state, State)
-    damaged = collect(run, console.print, compare=True)
+    try:
+        damaged = collect(run, console.print, compare=True)
+    except OSError as error:
+        again = f"python -m jobs.collect {shlex.quote(os.path.relpath(run.path))}"
+        print(
+            f"not collected: {disk_error(error)}; what is done is kept, and `{again}` collects it",
+            file=sys.stderr,
+        )
+        return EXIT_FAILED
     for file in damaged:
         _say(console, describe(run, file))
     _say(console, answers.headline(run.database))

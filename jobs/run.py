@@ -235,15 +235,15 @@ class RunFolder:
             path = self.failure(cell, attempt)
             partial = path.with_name(path.name + unique_suffix())
             record = {"cell": cell, "attempt": attempt, **failure}
-            partial.write_text(json.dumps(record, indent=1), "utf-8")
             try:
+                partial.write_text(json.dumps(record, indent=1), "utf-8")
                 os.link(partial, path)  # whole, and only if nobody took the number
             except FileExistsError:
                 attempt += 1
             else:
                 return path
             finally:
-                partial.unlink()
+                partial.unlink(missing_ok=True)
 
 
 def _whole(folder: Path | str) -> set[str]:

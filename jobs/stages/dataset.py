@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from calib.contamination import Contamination
 from calib.pool import Pool
 from calib.quality import quality
-from jobs.files import read_json, unique_suffix, write_json
+from jobs.files import read_json, replacing, write_json
 from jobs.plan.cells import Cell
 from jobs.stages.contamination import task_grams
 from jobs.stages.similarity import pool_artefact
@@ -104,7 +104,5 @@ def _write_documents(
     }
     for name, kind in (("nearest", "string"), ("jaccard", "float64"), ("containment", "float64")):
         columns[name] = pyarrow.array([near.get(d, {}).get(name) for d in pool.ids], kind)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + unique_suffix())
-    pyarrow.parquet.write_table(pyarrow.table(columns), partial, compression="zstd")
-    partial.replace(path)
+    with replacing(path) as partial:
+        pyarrow.parquet.write_table(pyarrow.table(columns), partial, compression="zstd")

@@ -13,7 +13,7 @@ import pyarrow.parquet
 
 from jobs.evaluate.gate import ReferenceValueError, deviation
 from jobs.evaluate.scores import Metric
-from jobs.files import finite, read_json, unique_suffix, write_json
+from jobs.files import finite, read_json, replacing, write_json
 from jobs.heartbeat import Heartbeat
 from jobs.plan.cells import Cell
 from jobs.plan.plan import Evaluation
@@ -53,11 +53,9 @@ OUTCOMES = pyarrow.schema(
 
 def write_table(path: Path, rows: list[dict[str, Any]], schema: pyarrow.Schema) -> None:
     """Put rows under `path` as Parquet, in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + unique_suffix())
     table = pyarrow.Table.from_pylist(rows, schema=schema)
-    pyarrow.parquet.write_table(table, partial, compression="zstd")
-    partial.replace(path)
+    with replacing(path) as partial:
+        pyarrow.parquet.write_table(table, partial, compression="zstd")
 
 
 def write_record(

@@ -19,8 +19,11 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from jobs import launch
 from jobs.claims import take
 from jobs.collect import collect, main
+from jobs.drive import State
+from jobs.plain import plain_console
 from jobs.run import RunFolder
 from jobs.store import longtables, schema
 from tests.written_run import make_plan, write_run
@@ -268,6 +271,29 @@ def test_a_disk_that_fails_while_it_is_read_is_told_with_the_file(
         main([str(run.path)])
     assert f"error: {path}: input/output error\n" in capsys.readouterr().err
     assert path.is_file()
+
+
+def test_a_full_disk_is_told_in_one_line_and_nothing_stays_of_the_copy(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:1000])
+        raise OSError(errno.ENOSPC, "No space left on device", str(source), None, str(target))
+
+    monkeypatch.setattr("jobs.collect.shutil.copyfile", fail)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(run.path)])
+    assert stopped.value.code == 2
+    assert f"error: {run.database}: no space left on device\n" in capsys.readouterr().err
+    assert not list(run.path.glob("results.duckdb*"))
+    monkeypatch.setattr("jobs.store.merge.update", refuse)
+    assert launch._finish(run, State(), plain_console()) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Could not write file: No space left; what is done is kept" in line
+
+
+def refuse(*_: object) -> None:
+    raise duckdb.IOException("Could not write file: No space left\nmore")
 
 
 def test_a_copied_record_counts_once(run: RunFolder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -88,3 +89,26 @@ def test_a_signal_that_is_ignored_stays_so(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("file", ["files.json", "plan.json"])
+def test_a_full_disk_is_told_in_one_line_and_no_part_stays(
+    write_grid: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    file: str,
+) -> None:
+    grid, write = write_grid(), Path.write_text
+
+    def fail(path: Path, text: str, *more: str) -> int:
+        if not path.name.startswith(f"{file}."):
+            return write(path, text, *more)
+        write(path, text[:10], *more)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    assert launch.main([str(grid), "--cluster", "local", "--out", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"/{file}: no space left on device; make room there" in line
+    assert not list(tmp_path.rglob("*.partial"))
