@@ -14,6 +14,9 @@ from typing import Any
 OWN_TYPES = ("openlm",)
 """Model types that this project adds to those of transformers; see `prune.model.openlm`."""
 
+BOTH_WAYS = ("bert-generation", "xlnet")
+"""Model types whose tokens see those that follow, beside the ones that fill in masked tokens."""
+
 TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*")
 
 
@@ -39,12 +42,23 @@ def _defects(folder: Path) -> Iterator[str]:
     except ValueError as error:
         yield f"{path} cannot be read: {error}; copy it from the model again"
         return
-    kind = config.get("model_type") if isinstance(config, dict) else None
+    config = config if isinstance(config, dict) else {}
+    kind = config.get("model_type")
     known = causal_types()
     if known and kind not in known:
         yield (
             f"{path} names model_type {kind!r}, which is no causal language model of the "
             "transformers installed here (remote code is never run)"
+        )
+    elif _is_encoder(config):
+        yield (
+            f"{path} names model_type {kind!r} without `is_decoder: true`: an encoder, whose "
+            "tokens see those that follow; take a causal language model"
+        )
+    if config.get("quantization_config"):
+        yield (
+            f"{path} has a quantization_config: quantised weights cannot be pruned; take the "
+            "unquantised checkpoint"
         )
     for weights in sorted(folder.glob("*.safetensors")):
         try:
@@ -73,9 +87,25 @@ def header(path: Path) -> dict[str, Any]:
     return tensors
 
 
+def _is_encoder(config: dict[str, Any]) -> bool:
+    """Is it a model for filling in masked tokens, and not made to see only what comes before?
+
+    Of one that translates, the decoder is loaded.
+    """
+    encoders = (_mapped_types("MASKED_LM") | {*BOTH_WAYS}) - _mapped_types("SEQ_TO_SEQ_CAUSAL_LM")
+    return config.get("model_type") in encoders and not config.get("is_decoder")
+
+
 @cache
 def causal_types() -> frozenset[str]:
-    """The model types that transformers can load as causal language models.
+    """The model types that transformers can load as causal language models; empty if unknown."""
+    names = _mapped_types("CAUSAL_LM")
+    return names | {*OWN_TYPES} if names else names
+
+
+@cache
+def _mapped_types(task: str) -> frozenset[str]:
+    """The model types that transformers can load for a task.
 
     They are read from its source, since importing it imports torch; empty where the table is not
     found, so that a check is left to the loading itself.
@@ -85,9 +115,8 @@ def causal_types() -> frozenset[str]:
         raise ModuleNotFoundError("transformers is not installed; run: pip install transformers")
     source = Path(spec.submodule_search_locations[0]) / "models" / "auto" / "modeling_auto.py"
     table = re.search(
-        r"^MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict\((.*?)^\)",
+        rf"^MODEL_FOR_{task}_MAPPING_NAMES = OrderedDict\((.*?)^\)",
         source.read_text("utf-8") if source.is_file() else "",
         re.M | re.S,
     )
-    names = re.findall(r'\("([\w.-]+)",', table[1]) if table else []
-    return frozenset([*names, *OWN_TYPES]) if names else frozenset()
+    return frozenset(re.findall(r'\("([\w.-]+)",', table[1]) if table else [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -165,6 +166,14 @@ def test_a_missing_file_and_pickled_weights_are_refused(
     [
         ("config.json", b"{nope", "cannot be read"),
         ("config.json", b'{"model_type": "lama"}', "'lama'"),
+        ("config.json", b"[]", "no causal language model"),
+        ("config.json", b'{"model_type": "bert", "is_decoder": false}', "is_decoder"),
+        ("config.json", b'{"model_type": "xlnet"}', "tokens see those that follow"),
+        (
+            "config.json",
+            b'{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}',
+            "the unquantised",
+        ),
         ("model.safetensors", None, "damaged"),
         ("tokenizer.json", b"", "no tokenizer"),
     ],
@@ -186,6 +195,27 @@ def test_a_damaged_model_is_refused(
         (damaged / file).write_bytes(content or (damaged / file).read_bytes()[:-1])
     assert launch.main([str(write_grid({str(tiny_model): str(damaged)})), "--dry-run"]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "bert", "is_decoder": True},
+        {"model_type": "bart", "is_encoder_decoder": True},
+        {"model_type": "bart"},
+        {"model_type": "llama", "is_decoder": False, "quantization_config": None},
+    ],
+    ids=str,
+)
+def test_decoders_are_no_encoders(
+    tiny_model: Path, tmp_path: Path, config: dict[str, object]
+) -> None:
+    from jobs.plan.modelfiles import defect
+
+    folder = tmp_path / "decoder"
+    shutil.copytree(tiny_model, folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert defect(folder) is None
 
 
 def test_two_to_four_stays_two_to_four(write_grid: Callable[..., Path]) -> None:
