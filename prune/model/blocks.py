@@ -49,13 +49,16 @@ class Linear:
 def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
     """The list of decoder blocks: the `nn.ModuleList` that holds most parameters.
 
+    It is looked for in the model's decoder first: a vision tower can be larger than that.
+
     Raises:
         ValueError: the model has no such list.
     """
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
-    if not lists:
-        raise ValueError(f"{type(model).__name__} has no list of decoder blocks (nn.ModuleList)")
-    return max(lists, key=lambda m: sum(p.numel() for p in m.parameters()))
+    for module in (model.get_decoder(), model):
+        lists = [m for m in module.modules() if isinstance(m, nn.ModuleList) and len(m)]
+        if lists:
+            return max(lists, key=lambda m: sum(p.numel() for p in m.parameters()))
+    raise ValueError(f"{type(model).__name__} has no list of decoder blocks (nn.ModuleList)")
 
 
 def prunable_linears(

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import CONFIGS, EXPERTS, NOT_REPLAYED, build, windows
+from tiny_models import CONFIGS, EXPERTS, NOT_REPLAYED, build, state, windows
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
 from transformers.pytorch_utils import Conv1D
 
 from prune.loop import prune_model
@@ -146,6 +146,22 @@ def test_any_size_and_length(size: int, seqlen: int) -> None:
     report = prune_model(model, parse("wanda"), Fraction(1, 2), Pattern(), ids)
     assert report.achieved_sparsity == 0.5
     assert len(report.block_errors) == 3
+
+
+def test_a_vision_tower_that_is_larger_than_the_text_model_is_not_pruned() -> None:
+    torch.manual_seed(0)
+    vision = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 6}
+    vision |= {"num_attention_heads": 4, "image_size": 56, "patch_size": 14}
+    config = Gemma3Config(
+        text_config=CONFIGS["gemma3"]().to_dict(), vision_config=vision, mm_tokens_per_image=4
+    )
+    model: Any = Gemma3ForConditionalGeneration(config).eval().requires_grad_(False)
+    before = state(model)
+    report = prune_model(model, parse("wanda"), Fraction(1, 2), Pattern(), windows(3, 2000))
+    assert len(report.block_errors) == 3
+    touched = {key for key, x in model.state_dict().items() if not torch.equal(x, before[key])}
+    assert touched
+    assert all(key.startswith("model.language_model.layers.") for key in touched)
 
 
 def test_a_width_that_m_does_not_divide_is_refused_by_name() -> None:
