@@ -1,17 +1,28 @@
-"""One token a step, keys and values in tensors made once: a path for every decoder."""
+"""One token a step, by a model's own forward: a path for every decoder, fast or not."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+AGREEMENT = {True: 1e-4, False: 0.1}
+"""Largest relative difference of logits between steps and a whole forward, in float32 and in
+shorter types; a model that exceeds it is not stepped."""
+
+FIRST, TOKENS = 4, 32
+"""Tokens of the sequences that this is tried on, those that steps begin with and all."""
+
+LOGITS_TOGETHER = 2**28
+"""Bounds the memory of logits where all of a text are computed for the last (float32: 1 GiB)."""
+
 
 class PlainDecoder:
-    """Any decoder of transformers, by its own forward."""
+    """A decoder of transformers by its own forward, keys and values in tensors made once."""
 
     def __init__(self, model: PreTrainedModel, room: int) -> None:
         self.model = model
@@ -29,6 +40,58 @@ class PlainDecoder:
         output = self.model(input_ids=tokens[:, None], past_key_values=self.cache, use_cache=True)
         logits: Tensor = output.logits[:, -1]
         return logits
+
+
+class WholeDecoder:
+    """Any decoder of transformers, by a forward over the whole text at every step.
+
+    For models whose state is not in the cache that they are handed, and which begin anew with each
+    token: the time of a step grows with the text, and what it gives is right.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.ids: Tensor | None = None
+
+    def start(self, ids: Tensor) -> None:
+        """Begin with these tokens, int64 [rows, tokens]; there may be none."""
+        self.ids = ids
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Logits [rows, vocabulary] after one more token a text, int64 [rows]."""
+        assert self.ids is not None
+        self.ids = torch.cat([self.ids, tokens[:, None]], 1)
+        vocabulary = int(self.model.config.get_text_config().vocab_size)
+        rows = max(1, LOGITS_TOGETHER // (vocabulary * self.ids.shape[1]))
+        outputs = (self.model(input_ids=ids, use_cache=False) for ids in self.ids.split(rows))
+        return torch.cat([output.logits[:, -1] for output in outputs])
+
+
+@torch.no_grad()
+def step_fault(model: PreTrainedModel, room: int) -> str | None:
+    """Why a `PlainDecoder` does not give what whole forwards give; None where it does.
+
+    Another text goes before, as another batch does: some models keep their state in themselves.
+    """
+    tokens = min(room, TOKENS)
+    first = min(FIRST, tokens // 2)
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    before, ids = torch.randint(vocabulary, (2, 2, tokens), generator=generator).to(model.device)
+    decoder = PlainDecoder(model, tokens)
+    try:
+        decoder.start(before[:, :first])
+        decoder.step(before[:, first])
+        decoder.start(ids[:, :first])
+        steps = [decoder.step(ids[:, i]) for i in range(first, tokens)]
+        whole = model(input_ids=ids, use_cache=False).logits[:, first:].double()
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        return f"the model's steps fail: {type(error).__name__}: {reason}"
+    difference = float((torch.stack(steps, 1).double() - whole).norm() / whole.norm())
+    if not difference <= AGREEMENT[model.dtype == torch.float32]:
+        return f"the model's steps differ from whole forwards by {difference:.1g}"
+    return None
 
 
 def prefill(model: PreTrainedModel, ids: Tensor, cache: DynamicCache) -> None:

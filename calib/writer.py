@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from calib.decoder import PlainDecoder
+from calib.decoder import PlainDecoder, WholeDecoder, step_fault
 from calib.fast_decoder import FastDecoder
 from calib.llama_shape import NotFastError
 from calib.sampling import Sampler, uniform_numbers
@@ -26,7 +26,7 @@ class Writer:
     """Continues batches of prefixes of one shape with one model.
 
     Attributes:
-        path: "fast" or "plain", and why not fast: how the steps are computed.
+        path: "fast", "plain" or "whole", and why not faster: how the steps are computed.
     """
 
     def __init__(
@@ -105,13 +105,17 @@ class Writer:
 
 def _decoder(
     model: PreTrainedModel, rows: int, room: int
-) -> tuple[FastDecoder | PlainDecoder, str]:
-    """The fast decoder where it holds, else the plain one; and which, and why."""
+) -> tuple[FastDecoder | PlainDecoder | WholeDecoder, str]:
+    """The fastest decoder that holds; and which, and why not a faster one."""
     try:
         return FastDecoder(model, rows, room), "fast"
     except NotFastError as reason:
         path = f"plain: {reason}"
-    return PlainDecoder(model, room), path  # here the fast one's keys and values are let go
+    # here the fast one's keys and values are let go
+    fault = step_fault(model, room)
+    if fault is not None:
+        return WholeDecoder(model), f"whole: {fault}"
+    return PlainDecoder(model, room), path
 
 
 def _up_to(row: list[int], prefix: int, eos: int | None) -> list[int]:

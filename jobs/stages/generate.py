@@ -87,6 +87,9 @@ class _Writing:
                 self.spec,
                 self.spec.max_tokens or self.seqlen,
             )
+            path, _, reason = self.generator.writer.path.partition(": ")
+            if path == "whole":
+                print(f"{self.dataset}: a pass over the whole text for each token, since {reason}")
             self.since = time.monotonic()
         return self.generator
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 
 from calib import fast_decoder
 from calib.decoder import PlainDecoder
@@ -16,7 +17,7 @@ from calib.sampling import uniform_numbers
 from calib.spec import GenerateSpec
 from calib.writer import Writer
 from prune.model.openlm import OpenLMConfig, OpenLMForCausalLM
-from tests.prune.tiny_models import CONFIGS, VOCABULARY, build
+from tests.prune.tiny_models import CONFIGS, VOCABULARY, WIDTH, build
 
 FAST = {"llama-mha", "llama-gqa", "qwen2", "qwen3"}
 PREFIX, NEW, BATCH = 3, 24, 4
@@ -62,6 +63,43 @@ def test_keys_and_values_that_are_kept_change_nothing(name: str) -> None:
     wanted = without_cache(MODELS[name](), None)
     for _ in range(2):  # the second batch finds the first one's keys and values there
         assert writer.write(starts(), range(BATCH)) == wanted
+
+
+WHOLE: dict[str, Callable[[], Any]] = {
+    "mamba": lambda: hf.MambaConfig(
+        vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=2, state_size=8
+    ),
+    "openai-gpt": lambda: hf.OpenAIGPTConfig(
+        vocab_size=VOCABULARY, n_positions=64, n_embd=WIDTH, n_layer=2, n_head=4
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["mamba", "openai-gpt"])
+def test_models_with_a_state_elsewhere_read_the_whole_text(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = hf.AutoModelForCausalLM.from_config(WHOLE[name]())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    model = model.to(dtype).eval().requires_grad_(False)
+    writer = Writer(model, SPEC, PREFIX, NEW, None)
+    assert writer.path.startswith("whole: the model's steps differ from whole forwards by")
+    wanted = without_cache(model, None)
+    for _ in range(2):
+        assert writer.write(starts(), range(BATCH)) == wanted
+
+
+def test_steps_that_raise_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(*_: Any) -> Any:
+        raise IndexError("list index out of range")
+
+    model = build("gpt2")
+    monkeypatch.setattr(PlainDecoder, "step", step)
+    writer = Writer(model, SPEC, PREFIX, NEW, None)
+    assert writer.path == "whole: the model's steps fail: IndexError: list index out of range"
+    assert writer.write(starts(), range(BATCH)) == without_cache(model, None)
 
 
 def test_one_prefix_token_is_enough() -> None:
