@@ -42,6 +42,7 @@ where it is from: Wanda and DSnoT on DCLM-7B and LLaMA-3-8B, 20 draws each (figu
 0.27 points); medians over datasets at 50 and 60 % (analysis/small-reproduction.csv)."""
 
 
+@lru_cache(maxsize=10_000)  # a family's pairs often share their errors
 def power(difference: float, stderr: float, df: float, alpha: float = ALPHA) -> float:
     """Probability that a two-sided t test at `alpha` finds a true `difference`."""
     critical = stdtrit(df, 1 - alpha / 2)

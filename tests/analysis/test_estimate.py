@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from analysis.blocks import Block, Documents
 from analysis.estimate import Estimate, estimates
@@ -316,3 +316,17 @@ def test_a_sum_with_a_hardly_known_part_is_covered_as_promised(df: float) -> Non
     assert min(covered) > 0.93
     assert max(covered) < 0.972
     assert matched_df([1.0, 0.0], [df, 10**9]) == pytest.approx(df, rel=1e-6)
+
+
+def test_errors_that_pairs_share_are_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def counted(df: float, p: float) -> float:
+        asked.append(p)
+        return float(special.stdtrit(df, p))
+
+    first = matched_df([0.25, 0.5], [7, 311]), power(1.0, 0.3125, 17.5, 0.01)
+    monkeypatch.setattr("analysis.spread.stdtrit", counted)
+    monkeypatch.setattr("analysis.power.stdtrit", counted)
+    assert (matched_df([0.5, 1.0], [7, 311]), power(1.0, 0.3125, 17.5, 0.01)) == first
+    assert not asked
