@@ -114,7 +114,7 @@ def _other_axes(f: Findings) -> str:
 
 def which_is_best(results: Results, f: Findings) -> Answer | None:
     """The datasets that may be the best, over all settings."""
-    rows = [r for r in f.best if r["estimand"] == ESTIMANDS["draws"]]
+    rows = [r for r in f.teller.best if r["estimand"] == ESTIMANDS["draws"]]
     if not rows:
         return None
     settings: dict[tuple[Any, ...], list[Row]] = defaultdict(list)

@@ -10,7 +10,7 @@ import duckdb
 from analysis.results import CONDITION
 from analysis.scores import Score, told_scores
 from analysis.sentences import Teller
-from analysis.tables import ESTIMANDS, Data, association_table, best_table, share_table
+from analysis.tables import ESTIMANDS, Data, association_table, share_table
 
 Row = dict[str, Any]
 
@@ -29,12 +29,11 @@ class Findings:
     """The tables of one score.
 
     Attributes:
-        teller: has the score, its pairs and gaps, and words for them.
-        best, shares, associations: the other tables; see `analysis.tables`.
+        teller: has the score, its pairs, gaps and best datasets, and words for them.
+        shares, associations: the other tables; see `analysis.tables`.
     """
 
     teller: Teller
-    best: list[Row]
     shares: list[Row]
     associations: list[Row]
 
@@ -62,7 +61,7 @@ def gather(connection: duckdb.DuckDBPyConnection) -> list[Findings]:
     for score in told_scores(connection):
         data = Data(connection, score)
         teller = Teller(data)
-        found.append(Findings(teller, best_table(data), share_table(data), association_table(data)))
+        found.append(Findings(teller, share_table(data), association_table(data)))
     return found
 
 
@@ -101,7 +100,7 @@ def listed_ties(findings: list[Findings]) -> dict[str, list[Row]]:
     listed = {}
     for f in findings:
         groups: dict[tuple[Any, ...], list[str]] = {}
-        for r in f.best:
+        for r in f.teller.best:
             if r["estimand"] == ESTIMANDS["draws"]:
                 where = tuple(r[axis] for axis in CONDITION)
                 groups.setdefault(where, []).extend([r["dataset"]] if r["may_be_best"] else [])

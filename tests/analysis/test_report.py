@@ -13,8 +13,11 @@ from typing import Any
 import duckdb
 import pytest
 
+from analysis.gaps import Arms, best_set
 from analysis.report.__main__ import main
+from analysis.report.findings import gather
 from analysis.report.page import embed
+from analysis.scores import opened
 from tests.analysis.browser import CHROMIUM, Browser
 from tests.analysis.databases import make_database
 
@@ -35,6 +38,21 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
         assert main([str(database), "--out", str(folder / "report")]) == 0
         found[cells] = folder / "report" / "index.html"
     return found
+
+
+def test_the_best_datasets_are_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[bool] = []
+
+    def counted(arms: Arms) -> list[bool]:
+        found = best_set(arms)
+        judged.extend(found)
+        return found
+
+    monkeypatch.setattr("analysis.tables.best_set", counted)
+    with opened(make_database(tmp_path / "results.duckdb", cells=500)) as connection:
+        found = gather(connection)
+    assert judged == [row["may_be_best"] for f in found for row in f.teller.best]
+    assert judged
 
 
 def data_of(page: Path) -> dict[str, Any]:
