@@ -130,7 +130,8 @@ def ordered(
     for part in ("cells", "evaluations"):
         shutil.copytree(finished_run / part, run.path / "finished" / part)
         (run.path / part).mkdir()
-    shutil.copytree(finished_run / "calibration", run.path / "calibration")  # it draws no text
+    for part in ("calibration", "similarity", "datasets"):  # it makes no text
+        shutil.copytree(finished_run / part, run.path / part)
     plan = RunFolder(finished_run).read_plan()
     run.write_plan(plan.model_copy(update={"keep": "none"}))  # what stands for a cell keeps nothing
     (tmp_path / "jobs").mkdir()
